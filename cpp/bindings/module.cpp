@@ -1,0 +1,7 @@
+// bindings/module.cpp - the extension module omni._ext.
+#include "bindings.h"
+
+PYBIND11_MODULE(_ext, m) {
+  m.doc() = "The engine behind omni; use the omni package instead of this module.";
+  omni::python::register_errors(m);
+}

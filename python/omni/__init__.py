@@ -1,0 +1,37 @@
+"""omni: a native runtime for MiniCPM-o 4.5, which sees, listens and speaks at the same time."""
+
+from __future__ import annotations
+
+import logging
+
+from omni import _ext
+from omni.errors import (
+    CancelledError,
+    ContextFullError,
+    DeviceError,
+    FormatError,
+    InvalidArgumentError,
+    ModelFileError,
+    OmniError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CancelledError",
+    "ContextFullError",
+    "DeviceError",
+    "FormatError",
+    "InvalidArgumentError",
+    "ModelFileError",
+    "OmniError",
+    "OutOfMemoryError",
+    "UnsupportedError",
+    "__version__",
+]
+
+_logger = logging.getLogger("omni")
+_logger.addHandler(logging.NullHandler())
+_ext.set_log_sink(lambda level, message: _logger.log((10, 20, 30, 40)[level], "%s", message), 0)
