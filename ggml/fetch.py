@@ -57,6 +57,7 @@ def unpack(archive: Path, destination: Path) -> None:
 
 
 def main() -> None:
+    """Fetch into the folder named on the command line."""
     if len(sys.argv) != 2:
         raise SystemExit("usage: fetch.py DESTINATION")
     destination = Path(sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 
 from omni import _ext
@@ -35,3 +36,5 @@ __all__ = [
 _logger = logging.getLogger("omni")
 _logger.addHandler(logging.NullHandler())
 _ext.set_log_sink(lambda level, message: _logger.log((10, 20, 30, 40)[level], "%s", message), 0)
+# No message may reach Python while the interpreter shuts down.
+atexit.register(_ext.set_log_sink, None)
