@@ -1,0 +1,31 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from omni.convert import Options, convert
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The directory with the reference data."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    """The tiny checkpoint in Hugging Face form."""
+    return GOLDEN / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint converted to F32: a model directory in the official layout."""
+    out = tmp_path_factory.mktemp("tiny-f32")
+    convert(tiny_checkpoint, out, Options(llm="F32"))
+    return out
