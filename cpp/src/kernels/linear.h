@@ -1,0 +1,48 @@
+// kernels/linear.h - the single door for every matrix product with weights.
+//
+// load_linear() decides, by weight type, device and policy, in which form the weight is held: as mapped,
+// converted, or repacked for faster kernels. linear() adds the product to a graph. Kernels of our own plug in
+// here.
+#pragma once
+
+#include <string>
+
+#include "base/weights.h"
+
+namespace omni {
+
+// A dense layer y = W x + b. `weight` is [in, out], `bias` [out] (F32) or null.
+struct Linear {
+  ggml_tensor* weight = nullptr;
+  ggml_tensor* bias = nullptr;
+};
+
+// In which form weights are held.
+enum class WeightFormat {
+  stored,  // as in the file
+  bf16,    // F16 and F32 weights as BF16, where the processor multiplies BF16 natively
+  q8_0,    // F16, BF16 and F32 weights as Q8_0
+};
+
+struct LinearPolicy {
+  WeightFormat format = WeightFormat::stored;
+  bool repack = true;  // use ggml's repacked layouts where they exist for the type and the processor
+};
+
+WeightFormat parse_weight_format(
+    const std::string& name);  // "stored", "bf16", "q8_0"; throws Error(invalid_argument)
+
+enum class Bias { none, required };
+
+// Declares weight `name`.weight [in, out] and, if asked for, `name`.bias [out].
+Linear load_linear(Weights& weights, const std::string& name, int64_t in, int64_t out, Bias bias,
+                   const LinearPolicy& policy = {});
+
+// A weight alone, under its full name.
+ggml_tensor* load_matrix(Weights& weights, const std::string& name, int64_t in, int64_t out,
+                         const LinearPolicy& policy = {});
+
+// x [in, n, ...] F32 -> [out, n, ...] F32.
+ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x);
+
+}  // namespace omni
