@@ -6,6 +6,7 @@ import atexit
 import logging
 
 from omni import _ext
+from omni._ext import DeviceInfo, cpu_features, default_threads, list_devices
 from omni.errors import (
     CancelledError,
     ContextFullError,
@@ -17,20 +18,27 @@ from omni.errors import (
     OutOfMemoryError,
     UnsupportedError,
 )
+from omni.language_model import Cache, LanguageModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cache",
     "CancelledError",
     "ContextFullError",
     "DeviceError",
+    "DeviceInfo",
     "FormatError",
     "InvalidArgumentError",
+    "LanguageModel",
     "ModelFileError",
     "OmniError",
     "OutOfMemoryError",
     "UnsupportedError",
     "__version__",
+    "cpu_features",
+    "default_threads",
+    "list_devices",
 ]
 
 _logger = logging.getLogger("omni")
