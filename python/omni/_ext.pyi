@@ -1,6 +1,8 @@
 """Types of the extension module; the omni package wraps it."""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,3 +119,19 @@ class LanguageModel:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
     def _keys(self, cache: KvCache, layer: int, first: int, count: int) -> NDArray[np.float32]: ...
     def _values(self, cache: KvCache, layer: int, first: int, count: int) -> NDArray[np.float32]: ...
+# ---- vision ----
+
+MAX_IMAGE_SIDE: int
+MAX_IMAGE_PIXELS: int
+
+def plan_slices(
+    width: int,
+    height: int,
+    max_slice_nums: int = 9,
+    *,
+    scale_resolution: int = 448,
+    patch_size: int = 14,
+) -> tuple[tuple[int, int], tuple[int, int] | None, tuple[int, int] | None]: ...
+def slice_image(pixels: NDArray[Any], max_slice_nums: int = 9) -> list[NDArray[np.uint8]]: ...
+def resize_bicubic(pixels: NDArray[Any], width: int, height: int) -> NDArray[np.uint8]: ...
+def position_buckets(n: int, table_side: int = 70) -> NDArray[np.int32]: ...
