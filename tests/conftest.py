@@ -27,5 +27,5 @@ def tiny_checkpoint() -> Path:
 def tiny_model_dir(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint converted to F32: a model directory in the official layout."""
     out = tmp_path_factory.mktemp("tiny-f32")
-    convert(tiny_checkpoint, out, Options(llm="F32"))
+    convert(tiny_checkpoint, out, Options.uniform("F32"))
     return out

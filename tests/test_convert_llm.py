@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from checkpoints import copy_checkpoint, raw_safetensors, split_checkpoint
 from safetensors import safe_open
 
 from omni import _ext
@@ -21,20 +21,6 @@ from omni.convert.plan import padded
 from omni.convert.tokenizer import bad_token_rule, load_tokenizer
 from omni.convert.weight_types import MIXES
 from omni.model_files import find_model_files
-
-
-def raw_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor as float32, decoded here without the code under test."""
-    raw = path.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    out = {}
-    for name, entry in json.loads(raw[8 : 8 + length]).items():
-        if name != "__metadata__":
-            assert entry["dtype"] == "BF16"
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            bits = np.frombuffer(raw[begin:end], np.uint16).astype(np.uint32) << 16
-            out[name] = bits.view(np.float32).reshape(entry["shape"])
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +109,6 @@ def test_bad_token_ids_are_stored_only_where_the_rule_fails(
     assert reader.fields["omni.bad_token_ids"].contents() == [3, 5]
 
 
-def copy_checkpoint(source: Path, target: Path) -> Path:
-    """The language model's files, writable."""
-    target.mkdir()
-    for path in source.iterdir():
-        if path.is_file():
-            shutil.copyfile(path, target / path.name)
-    return target
-
-
 # Bytes of the published files; the block before the tensors is the same in all of them but for the records'
 # types, which take no room.
 PUBLISHED = {
@@ -208,29 +185,6 @@ def test_shards_give_the_same_file(tiny_checkpoint: Path, tiny_model_dir: Path, 
     assert path.read_bytes() == (tiny_model_dir / path.name).read_bytes()
 
 
-def split_checkpoint(directory: Path, parts: int) -> None:
-    """Replaces model.safetensors by shards with the same bytes."""
-    single = directory / "model.safetensors"
-    raw = single.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    header.pop("__metadata__", None)
-    weight_map = {}
-    for part in range(parts):
-        shard, data = {}, b""
-        for name in sorted(header)[part::parts]:
-            begin, end = header[name]["data_offsets"]
-            shard[name] = header[name] | {"data_offsets": [len(data), len(data) + end - begin]}
-            data += raw[8 + length + begin : 8 + length + end]
-            weight_map[name] = f"model-{part + 1:05}-of-{parts:05}.safetensors"
-        encoded = json.dumps(shard).encode()
-        (directory / f"model-{part + 1:05}-of-{parts:05}.safetensors").write_bytes(
-            len(encoded).to_bytes(8, "little") + encoded + data
-        )
-    single.unlink()
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
 def test_reader_agrees_with_the_safetensors_package(tiny_checkpoint: Path) -> None:
     ours = Checkpoint(tiny_checkpoint)
     with safe_open(tiny_checkpoint / "model.safetensors", framework="numpy") as theirs:
@@ -276,7 +230,7 @@ def test_model_files(tiny_model_dir: Path) -> None:
 
 
 def test_planned_size_is_the_written_size(tiny_checkpoint: Path, tiny_model_dir: Path) -> None:
-    for job in plan_conversion(tiny_checkpoint, Options(llm="F32"), need_weights=False):
+    for job in plan_conversion(tiny_checkpoint, Options.uniform("F32"), need_weights=False):
         file = _ext.GgufFile(str(tiny_model_dir / job.plan.path))
         assert file.file_size == job.plan.file_size()
         assert [(n, k, ne) for n, k, ne, _, _ in file.tensors()] == [

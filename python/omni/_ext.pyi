@@ -1,7 +1,6 @@
 """Types of the extension module; the omni package wraps it."""
 
 from collections.abc import Callable, Sequence
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -119,6 +118,7 @@ class LanguageModel:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
     def _keys(self, cache: KvCache, layer: int, first: int, count: int) -> NDArray[np.float32]: ...
     def _values(self, cache: KvCache, layer: int, first: int, count: int) -> NDArray[np.float32]: ...
+
 # ---- vision ----
 
 MAX_IMAGE_SIDE: int

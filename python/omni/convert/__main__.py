@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from omni.command import run_command
-from omni.convert.job import PARTS, Options, plan_conversion, run_job
+from omni.convert.job import PARTS, TYPED_PARTS, Options, plan_conversion, run_job
 from omni.convert.report import print_plan, progress_bar
 from omni.convert.weight_types import MIXES
 from omni.errors import InvalidArgumentError
@@ -25,6 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", metavar="F32", help="store every part with this type (F32 for parity tests)"
     )
     parser.add_argument("--llm", metavar="TYPE", help=f"language model: {', '.join(MIXES)} (default Q4_K_M)")
+    parser.add_argument("--vision", metavar="TYPE", help="vision encoder (default F16)")
+    parser.add_argument("--audio", metavar="TYPE", help="audio encoder (default F16)")
     parser.add_argument("--only", metavar="PARTS", help=f"convert only these parts: {','.join(PARTS)}")
     parser.add_argument(
         "--dry-run", action="store_true", help="print files and sizes; config.json alone will do"
@@ -37,11 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_options(args: argparse.Namespace) -> Options:
     """The options of a command line. Raises InvalidArgumentError for contradictions."""
-    if args.dtype and args.llm:
-        raise InvalidArgumentError("--dtype sets the type of every part; don't give --llm with it")
-    llm = args.dtype or args.llm or Options.llm
+    chosen = {part: getattr(args, part) for part in TYPED_PARTS if getattr(args, part)}
+    if args.dtype and chosen:
+        raise InvalidArgumentError(f"--dtype sets the type of every part; don't give --{min(chosen)} with it")
     only = frozenset(args.only.split(",")) if args.only else None
-    return Options(llm=llm, only=only)
+    return Options.uniform(args.dtype, only) if args.dtype else Options(only=only, **chosen)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -39,6 +39,71 @@ class LlmSizes(Sizes):
     rope_theta: float = 1e6
 
 
+@dataclass(frozen=True)
+class SharedSizes(Sizes):
+    """What the side networks take from the top of the config."""
+
+    hidden_size: int = 4096
+    query_num: int = 64
+    audio_pool_step: int = 5
+
+
+@dataclass(frozen=True)
+class SliceSizes(Sizes):
+    """How pictures are cut."""
+
+    scale_resolution: int = 448
+
+
+@dataclass(frozen=True)
+class VisionSizes(Sizes):
+    """The SigLIP2 tower."""
+
+    num_hidden_layers: int = 27
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_attention_heads: int = 16
+    patch_size: int = 14
+    image_size: int = 980  # the position table has (image_size / patch_size)^2 rows
+    layer_norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class AudioSizes(Sizes):
+    """The Whisper encoder."""
+
+    encoder_layers: int = 24
+    d_model: int = 1024
+    encoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4096
+    num_mel_bins: int = 80
+    max_source_positions: int = 1500
+
+
+@dataclass(frozen=True)
+class TtsSizes(Sizes):
+    """The speech-token model. The class defaults of the published code are those of an older model."""
+
+    num_hidden_layers: int = 20
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_attention_heads: int = 12
+    num_key_value_heads: int = 12
+    max_position_embeddings: int = 4096
+    num_audio_tokens: int = 6562
+    num_text_tokens: int = 152064
+    audio_bos_token_id: int = 151687
+    text_eos_token_id: int = 151692
+
+
+def section(config: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A nested object of the config; empty if it is absent."""
+    value = config.get(name, {})
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: {name} should be an object")
+    return value
+
+
 def read_sizes(kind: type[AnySizes], config: dict[str, Any], where: str) -> AnySizes:
     """Fills a dataclass of sizes from a JSON object; an absent value keeps its default.
 

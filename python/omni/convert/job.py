@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omni.convert.audio import plan_audio
 from omni.convert.checkpoint import Checkpoint, TensorSource
-from omni.convert.config import LlmSizes, read_config, read_sizes
+from omni.convert.config import (
+    AudioSizes,
+    LlmSizes,
+    SharedSizes,
+    SliceSizes,
+    VisionSizes,
+    read_config,
+    read_sizes,
+    section,
+)
 from omni.convert.llm import plan_llm
 from omni.convert.plan import FilePlan, Source, check_sources
 from omni.convert.tokenizer import load_tokenizer
-from omni.convert.weight_types import find_mix
+from omni.convert.vision import plan_vision
+from omni.convert.weight_types import find_mix, side_type
 from omni.convert.writer import Progress, is_complete, write_file
 from omni.errors import FormatError, InvalidArgumentError
-from omni.model_files import llm_path
+from omni.model_files import llm_path, side_path
 
 # Which part of the model a tensor of the checkpoint belongs to, by the first piece of its name.
 _OWNERS = {
@@ -27,6 +39,9 @@ _OWNERS = {
     "tts": "tts",
 }
 
+# Parts whose weight type can be chosen.
+TYPED_PARTS = ("llm", "vision", "audio")
+
 GENERAL_NAME = "MiniCPM-o 4.5"
 
 
@@ -35,7 +50,14 @@ class Options:
     """What to convert to. Types as in the GGUF names, e.g. "Q4_K_M" for `llm` and "F16" for the others."""
 
     llm: str = "Q4_K_M"
+    vision: str = "F16"
+    audio: str = "F16"
     only: frozenset[str] | None = None  # parts; None means all that there are
+
+    @classmethod
+    def uniform(cls, type_name: str, only: frozenset[str] | None = None) -> Options:
+        """One type for every part: "F32" keeps all numbers of the checkpoint."""
+        return cls(only=only, **dict.fromkeys(TYPED_PARTS, type_name))
 
 
 @dataclass(frozen=True)
@@ -122,6 +144,55 @@ def _plan_llm(inputs: _Inputs) -> list[FileJob]:
     return [FileJob(plan, inputs.checkpoint)]
 
 
+def _plan_vision(inputs: _Inputs) -> list[FileJob]:
+    where = str(inputs.directory / "config.json")
+    sizes = read_sizes(VisionSizes, section(inputs.config, "vision_config", where), where)
+    shared = read_sizes(SharedSizes, inputs.config, where)
+    slices = read_sizes(SliceSizes, section(inputs.config, "slice_config", where), where)
+    running, spare = _vision_layers(inputs, sizes.num_hidden_layers)
+    sizes = dataclasses.replace(sizes, num_hidden_layers=running)
+    kind = side_type(inputs.options.vision)
+    path = side_path("vision", kind)
+    width, side = shared.hidden_size, slices.scale_resolution
+    plan = plan_vision(sizes, width, shared.query_num, side, kind, path, spare)
+    _check(inputs, "vision", [plan])
+    return [FileJob(plan, inputs.checkpoint)]
+
+
+def _vision_layers(inputs: _Inputs, configured: int) -> tuple[int, int]:
+    """How many layers run, and how many more the checkpoint holds.
+
+    The published code builds the configured layers, removes the last one if the config says so, and only then
+    loads the weights: a checkpoint holds the running layers or one more.
+    """
+    if inputs.checkpoint is None:
+        return configured, 0
+    prefix = "vpm.encoder.layers."
+    numbers = {
+        name[len(prefix) :].split(".")[0] for name in inputs.checkpoint.shapes() if name.startswith(prefix)
+    }
+    present = len(numbers)
+    drop = inputs.config.get("drop_vision_last_layer")
+    running = min(present, configured) if drop is None else configured - bool(drop)
+    if not running <= present <= running + 1:
+        raise FormatError(
+            f"{inputs.directory}: the checkpoint has {present} vision layers, config.json asks for {running}"
+        )
+    return running, present - running
+
+
+def _plan_audio(inputs: _Inputs) -> list[FileJob]:
+    where = str(inputs.directory / "config.json")
+    sizes = read_sizes(AudioSizes, section(inputs.config, "audio_config", where), where)
+    shared = read_sizes(SharedSizes, inputs.config, where)
+    kind = side_type(inputs.options.audio)
+    plan = plan_audio(sizes, shared.hidden_size, shared.audio_pool_step, kind, side_path("audio", kind))
+    _check(inputs, "audio", [plan])
+    return [FileJob(plan, inputs.checkpoint)]
+
+
 PARTS: dict[str, Callable[[_Inputs], list[FileJob]]] = {
     "llm": _plan_llm,
+    "vision": _plan_vision,
+    "audio": _plan_audio,
 }

@@ -9,3 +9,8 @@ from __future__ import annotations
 # Language model file, i32[]: ids that speech modes never emit. Absent: the rule of
 # `tokenizer.bad_token_rule` gives them.
 BAD_TOKEN_IDS = "omni.bad_token_ids"
+
+# Speech model file, u32: rows of emb_text that stand for "speech begins" and "no more text". Absent: 151687
+# and 151692.
+AUDIO_BOS_TOKEN_ID = "omni.audio_bos_token_id"
+TEXT_EOS_TOKEN_ID = "omni.text_eos_token_id"

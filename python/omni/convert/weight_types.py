@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 
 from omni.errors import InvalidArgumentError
@@ -125,4 +125,32 @@ def file_type_of(type_name: str) -> int:
     return MIXES[names.get(type_name, type_name)].file_type
 
 
-TypeRule = Callable[[str, tuple[int, ...]], str]
+# The matrices of a side network that only ever multiply activations, by general.architecture: these may take
+# any type. Convolutions, tables and vectors keep the type of the official file.
+_LINEAR = {
+    "clip": (
+        r"v\.blk\.\d+\.(attn_(q|k|v|out)|ffn_(up|down))\.weight"
+        r"|resampler\.(proj|kv|attn\.(q|k|v|out))\.weight"
+    ),
+    "whisper": (
+        r"encoder\.blocks\.\d+\.(attn\.(query|key|value|out)|mlp\.[02])\.weight"
+        r"|audio_projector\.linear[12]\.weight"
+    ),
+    "llama": r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight",
+}
+
+
+def is_linear(architecture: str, name: str) -> bool:
+    """Whether a tensor of a side network is a plain matrix that may be quantised."""
+    pattern = _LINEAR.get(architecture)
+    return pattern is not None and re.fullmatch(pattern, name) is not None
+
+
+def side_tensor_type(architecture: str, name: str, columns: int, wanted: str, official: str) -> str:
+    """The type of a side network's tensor.
+
+    `wanted` is what was asked for; tensors that can't take it are stored as `official`.
+    """
+    if wanted == "F32":
+        return "F32"
+    return fit_type(wanted, columns) if is_linear(architecture, name) else official
