@@ -108,7 +108,7 @@ void LanguageModel::Impl::run(KvCache::State& s, std::span<const float> embeds, 
   if (t.hidden != nullptr) executor->get<float>(t.hidden, hidden_out);
   if (t.logits != nullptr) executor->get<float>(t.logits, logits_out);
   s.length = past + n;
-  s.written = s.length;
+  s.written = std::max(s.written, s.length);
 }
 
 LanguageModel::LanguageModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
