@@ -1,4 +1,4 @@
-"""The language model against the reference, and against itself in chunks, after removals and in other types."""
+"""The language model against the reference, and against itself in chunks and after removals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 import omni
 
-# The reference and we compute in float32; sums over 256 to 512 terms differ by their order alone, about 1e-6 of the
-# result per layer, and the stored arrays are rounded to 16 bits of mantissa (4e-6). The project's bound is 1e-4.
+# The reference and we compute in float32; sums over 256 to 512 terms differ by their order alone, about 1e-6 of
+# the result per layer, and the stored arrays are rounded to 16 bits of mantissa (4e-6). The bound is 1e-4.
 TOLERANCE = 1e-4
+
+Arrays = dict[str, NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module", params=[d.name for d in omni.list_devices()])
@@ -27,11 +29,11 @@ def llm_file(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(golden: Path) -> dict[str, NDArray[np.generic]]:
+def reference(golden: Path) -> Arrays:
     return dict(np.load(golden / "llm.npz"))
 
 
-def test_text_prompt(model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_text_prompt(model: omni.LanguageModel, reference: Arrays) -> None:
     ids = reference["text_ids"]
     assert relative_rms(model.embed(ids), reference["text_embed"]) < 1e-6
     cache = model.new_cache()
@@ -45,20 +47,18 @@ def test_text_prompt(model: omni.LanguageModel, reference: dict[str, NDArray[np.
     assert relative_rms(values, reference["text_v_cache0"]) < TOLERANCE
 
 
-def test_embeddings_as_input(model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_embeddings_as_input(model: omni.LanguageModel, reference: Arrays) -> None:
     hidden, logits = model.forward(reference["text_embed"], model.new_cache(), logits="last")
     assert relative_rms(hidden, reference["text_hidden_final"]) < TOLERANCE
     assert relative_rms(logits[0], reference["text_logits"][-1]) < TOLERANCE
 
 
-def test_long_prompt_last_logits(
-    model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]
-) -> None:
+def test_long_prompt_last_logits(model: omni.LanguageModel, reference: Arrays) -> None:
     _, logits = model.forward(reference["long_ids"], model.new_cache(), logits="last", hidden="rows")
     assert relative_rms(logits[0], reference["long_logits_last"]) < TOLERANCE
 
 
-def test_greedy_continuation(model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_greedy_continuation(model: omni.LanguageModel, reference: Arrays) -> None:
     cache = model.new_cache()
     _, logits = model.forward(reference["text_ids"], cache, logits="last")
     ids = []
@@ -69,9 +69,7 @@ def test_greedy_continuation(model: omni.LanguageModel, reference: dict[str, NDA
     assert ids == reference["greedy_ids"].tolist()
 
 
-def test_row_choice_changes_nothing(
-    model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]
-) -> None:
+def test_row_choice_changes_nothing(model: omni.LanguageModel, reference: Arrays) -> None:
     ids = reference["text_ids"]
     hidden, logits = model.forward(ids, model.new_cache(), logits="all")
     some_hidden, some = model.forward(ids, model.new_cache(), logits=[0, 7, 30], hidden="rows")
@@ -87,9 +85,7 @@ def test_row_choice_changes_nothing(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_chunks_equal_one_prefill(
-    model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]], seed: int
-) -> None:
+def test_chunks_equal_one_prefill(model: omni.LanguageModel, reference: Arrays, seed: int) -> None:
     ids = reference["long_ids"]
     whole, _ = model.forward(ids, model.new_cache())
     random = np.random.default_rng(seed)
@@ -101,7 +97,7 @@ def test_chunks_equal_one_prefill(
     assert relative_rms(np.concatenate(parts), whole) < 1e-5
 
 
-def test_batches_equal_one_pass(tiny_model_dir: Path, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_batches_equal_one_pass(tiny_model_dir: Path, reference: Arrays) -> None:
     ids = reference["long_ids"]
     results = []
     for n_batch in (1024, 96):
@@ -124,7 +120,7 @@ def rotate(keys: NDArray[np.float32], by: int, base: float = 1e6) -> NDArray[np.
 
 @pytest.mark.parametrize(("first", "count"), [(0, 5), (40, 100), (30, 1), (650, 50)])
 def test_removing_a_span_turns_the_keys_behind(
-    model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]], first: int, count: int
+    model: omni.LanguageModel, reference: Arrays, first: int, count: int
 ) -> None:
     cache = model.new_cache()
     model.forward(reference["long_ids"], cache, logits="none")
@@ -141,7 +137,7 @@ def test_removing_a_span_turns_the_keys_behind(
         np.testing.assert_array_equal(model._model._values(cache, layer, 0, 700 - count), kept)
 
 
-def test_move_up_and_extend(model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_move_up_and_extend(model: omni.LanguageModel, reference: Arrays) -> None:
     """Rows can be kept aside while others are computed before them: the way a context is rebuilt."""
     cache = model.new_cache()
     model.forward(reference["long_ids"][:600], cache, logits="none")
@@ -153,7 +149,7 @@ def test_move_up_and_extend(model: omni.LanguageModel, reference: dict[str, NDAr
     assert relative_rms(model._model._keys(cache, 1, 310, 300), rotate(before, 10)) < TOLERANCE
 
 
-def test_truncate_and_clone(model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_truncate_and_clone(model: omni.LanguageModel, reference: Arrays) -> None:
     ids = reference["text_ids"]
     cache = model.new_cache()
     model.forward(ids[:20], cache)
@@ -166,7 +162,7 @@ def test_truncate_and_clone(model: omni.LanguageModel, reference: dict[str, NDAr
     assert len(cache) == 0
 
 
-def test_many_caches_do_not_mix(model: omni.LanguageModel, reference: dict[str, NDArray[np.float32]]) -> None:
+def test_many_caches_do_not_mix(model: omni.LanguageModel, reference: Arrays) -> None:
     ids = reference["text_ids"]
     expected, _ = model.forward(ids, model.new_cache())
     caches = [model.new_cache() for _ in range(3)]
