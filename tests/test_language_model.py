@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import omni
 
-# The reference and we compute in float32; sums over 256 to 512 terms differ by their order alone, about 1e-6 of
+# The reference and we compute in float32; sums over 256 to 512 terms differ by their order, about 1e-6 of
 # the result per layer, and the stored arrays are rounded to 16 bits of mantissa (4e-6). The bound is 1e-4.
 TOLERANCE = 1e-4
 

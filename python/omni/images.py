@@ -26,9 +26,9 @@ __all__ = ["load_image"]
 def load_image(source: ImageSource) -> NDArray[np.uint8]:
     """Pixels of a picture, uint8 RGB [height, width, 3].
 
-    The conversion is Pillow's ``convert("RGB")``, as in the reference: alpha is dropped (not composited), grey
-    is replicated, palettes are looked up, EXIF orientation is not applied; of several frames the first is
-    taken. One exception: 16-bit grey keeps its upper 8 bits, where Pillow would clip it to white.
+    The conversion is Pillow's ``convert("RGB")``, as in the reference: alpha is dropped (not composited),
+    grey is replicated, palettes are looked up, EXIF orientation is not applied; of several frames the first
+    is taken. One exception: 16-bit grey keeps its upper 8 bits, where Pillow would clip it to white.
 
     Args:
         source: path of a file, its bytes, a Pillow image, or an array: uint8 [h, w], [h, w, 1], [h, w, 3] or
