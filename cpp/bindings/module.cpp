@@ -7,4 +7,5 @@ PYBIND11_MODULE(_ext, m) {
   omni::python::register_gguf(m);
   omni::python::register_language_model(m);
   omni::python::register_vision(m);
+  omni::python::register_text(m);
 }

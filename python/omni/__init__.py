@@ -6,7 +6,15 @@ import atexit
 import logging
 
 from omni import _ext
-from omni._ext import DeviceInfo, cpu_features, default_threads, list_devices
+from omni._ext import (
+    Detokenizer,
+    DeviceInfo,
+    Tokenizer,
+    Vocabulary,
+    cpu_features,
+    default_threads,
+    list_devices,
+)
 from omni.errors import (
     CancelledError,
     ContextFullError,
@@ -26,6 +34,7 @@ __all__ = [
     "Cache",
     "CancelledError",
     "ContextFullError",
+    "Detokenizer",
     "DeviceError",
     "DeviceInfo",
     "FormatError",
@@ -34,7 +43,9 @@ __all__ = [
     "ModelFileError",
     "OmniError",
     "OutOfMemoryError",
+    "Tokenizer",
     "UnsupportedError",
+    "Vocabulary",
     "__version__",
     "cpu_features",
     "default_threads",
