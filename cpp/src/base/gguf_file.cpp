@@ -7,6 +7,8 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 
 #include "base/mapped_file.h"
@@ -440,6 +442,13 @@ const GgufTensor& GgufFile::tensor(std::string_view name, std::initializer_list<
           shape_text(std::span(t.ne).first(static_cast<size_t>(t.n_dims))), ", expected ",
           shape_text(std::span(ne.begin(), ne.size())));
   return t;
+}
+
+void GgufFile::save(const std::string& path) const {
+  std::ofstream out(std::filesystem::path(std::u8string(path.begin(), path.end())), std::ios::binary);
+  out.write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
+  out.close();
+  require(!out.fail(), ErrorCode::file, path, ": can't be written");
 }
 
 void GgufFile::drop_pages(const GgufTensor& tensor) const {

@@ -50,6 +50,8 @@ class GgufFile {
 
   const std::string& path() const { return path_; }
   uint64_t file_size() const { return bytes_.size(); }
+  // Writes the whole file's bytes to `path` (UTF-8). Throws Error(file).
+  void save(const std::string& path) const;
 
   // ---- metadata ----
   // Getters take any integer width for integer keys (writers differ), check ranges, and name file and key
