@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf
 import numpy as np
 
 
@@ -70,3 +71,8 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
         offset += len(raw)
     encoded = json.dumps(header).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"".join(data))
+
+
+def tensors_of(path: Path) -> dict[str, np.ndarray]:
+    """Tensors by name, slowest dimension first, which is how NumPy and PyTorch see them."""
+    return {t.name: t.data.reshape(t.shape[::-1].tolist()) for t in gguf.GGUFReader(path).tensors}

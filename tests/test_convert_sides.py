@@ -8,18 +8,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from checkpoints import copy_checkpoint, raw_safetensors, write_safetensors
+from checkpoints import copy_checkpoint, raw_safetensors, tensors_of, write_safetensors
 
 from omni.convert import Options, convert
 from omni.convert.audio import mel_filters, plan_audio
 from omni.convert.config import AudioSizes, VisionSizes
 from omni.convert.vision import plan_vision, position_table
 from omni.errors import FormatError
-
-
-def tensors_of(path: Path) -> dict[str, np.ndarray]:
-    """Tensors by name, slowest dimension first, which is how NumPy and PyTorch see them."""
-    return {t.name: t.data.reshape(t.shape[::-1].tolist()) for t in gguf.GGUFReader(path).tensors}
 
 
 @pytest.fixture(scope="module")

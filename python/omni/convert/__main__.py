@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from omni.command import run_command
 from omni.convert.job import PARTS, TYPED_PARTS, Options, plan_conversion, run_job
 from omni.convert.report import print_plan, progress_bar
+from omni.convert.token2wav_assets import ASSETS
 from omni.convert.weight_types import MIXES
 from omni.errors import InvalidArgumentError
 
@@ -27,6 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--llm", metavar="TYPE", help=f"language model: {', '.join(MIXES)} (default Q4_K_M)")
     parser.add_argument("--vision", metavar="TYPE", help="vision encoder (default F16)")
     parser.add_argument("--audio", metavar="TYPE", help="audio encoder (default F16)")
+    parser.add_argument("--tts", metavar="TYPE", help="speech model (default F16)")
+    parser.add_argument(
+        "--token2wav", type=Path, metavar="DIR", help=f"flow and vocoder (default HF_DIR/{ASSETS})"
+    )
     parser.add_argument("--only", metavar="PARTS", help=f"convert only these parts: {','.join(PARTS)}")
     parser.add_argument(
         "--dry-run", action="store_true", help="print files and sizes; config.json alone will do"
@@ -43,7 +49,8 @@ def read_options(args: argparse.Namespace) -> Options:
     if args.dtype and chosen:
         raise InvalidArgumentError(f"--dtype sets the type of every part; don't give --{min(chosen)} with it")
     only = frozenset(args.only.split(",")) if args.only else None
-    return Options.uniform(args.dtype, only) if args.dtype else Options(only=only, **chosen)
+    options = Options.uniform(args.dtype, only) if args.dtype else Options(only=only, **chosen)
+    return dataclasses.replace(options, token2wav=args.token2wav)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from omni.convert.config import (
     LlmSizes,
     SharedSizes,
     SliceSizes,
+    TtsSizes,
     VisionSizes,
     read_config,
     read_sizes,
@@ -22,12 +24,15 @@ from omni.convert.config import (
 )
 from omni.convert.llm import plan_llm
 from omni.convert.plan import FilePlan, Source, check_sources
-from omni.convert.tokenizer import load_tokenizer
+from omni.convert.token2wav_assets import ASSETS, plan_published_token2wav, plan_token2wav
+from omni.convert.tokenizer import Tokenizer, load_tokenizer
+from omni.convert.tts import check_tts_config, plan_projector, plan_tts, vocabulary_size
 from omni.convert.vision import plan_vision
+from omni.convert.weight_norm import MergedWeights
 from omni.convert.weight_types import find_mix, side_type
 from omni.convert.writer import Progress, is_complete, write_file
-from omni.errors import FormatError, InvalidArgumentError
-from omni.model_files import llm_path, side_path
+from omni.errors import FormatError, InvalidArgumentError, ModelFileError
+from omni.model_files import PROJECTOR_PATH, llm_path, side_path
 
 # Which part of the model a tensor of the checkpoint belongs to, by the first piece of its name.
 _OWNERS = {
@@ -40,7 +45,7 @@ _OWNERS = {
 }
 
 # Parts whose weight type can be chosen.
-TYPED_PARTS = ("llm", "vision", "audio")
+TYPED_PARTS = ("llm", "vision", "audio", "tts")
 
 GENERAL_NAME = "MiniCPM-o 4.5"
 
@@ -52,12 +57,14 @@ class Options:
     llm: str = "Q4_K_M"
     vision: str = "F16"
     audio: str = "F16"
+    tts: str = "F16"
     only: frozenset[str] | None = None  # parts; None means all that there are
+    token2wav: Path | None = None  # folder of flow.pt and the others; None: assets/token2wav
 
     @classmethod
     def uniform(cls, type_name: str, only: frozenset[str] | None = None) -> Options:
         """One type for every part: "F32" keeps all numbers of the checkpoint."""
-        return cls(only=only, **dict.fromkeys(TYPED_PARTS, type_name))
+        return cls(llm=type_name, vision=type_name, audio=type_name, tts=type_name, only=only)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class FileJob:
 class _Inputs:
     directory: Path
     config: dict[str, Any]
-    checkpoint: Checkpoint | None
+    checkpoint: TensorSource | None
     options: Options
 
 
@@ -87,7 +94,9 @@ def plan_conversion(directory: Path, options: Options, need_weights: bool = True
         raise InvalidArgumentError(f"there is no part '{min(unknown)}'; choose from {', '.join(PARTS)}")
     config = read_config(directory)
     with_weights = need_weights or Checkpoint.exists(directory)
-    inputs = _Inputs(directory, config, Checkpoint(directory) if with_weights else None, options)
+    inputs = _Inputs(
+        directory, config, MergedWeights(Checkpoint(directory)) if with_weights else None, options
+    )
     jobs = []
     for part, plan in PARTS.items():
         if options.only is None or part in options.only:
@@ -137,11 +146,17 @@ def _plan_llm(inputs: _Inputs) -> list[FileJob]:
     sizes = read_sizes(LlmSizes, inputs.config, str(inputs.directory / "config.json"))
     quant = inputs.options.llm.upper()
     find_mix(quant)
-    has_tokenizer = inputs.checkpoint is not None or (inputs.directory / "tokenizer_config.json").exists()
-    tokenizer = load_tokenizer(inputs.directory, sizes.vocab_size) if has_tokenizer else None
+    tokenizer = _tokenizer(inputs, sizes.vocab_size)
     plan = plan_llm(sizes, quant, tokenizer, GENERAL_NAME, llm_path(quant))
     _check(inputs, "llm", [plan])
     return [FileJob(plan, inputs.checkpoint)]
+
+
+def _tokenizer(inputs: _Inputs, vocab_size: int) -> Tokenizer | None:
+    """None in a dry run from a config alone."""
+    if inputs.checkpoint is None and not (inputs.directory / "tokenizer_config.json").exists():
+        return None
+    return load_tokenizer(inputs.directory, vocab_size)
 
 
 def _plan_vision(inputs: _Inputs) -> list[FileJob]:
@@ -191,8 +206,39 @@ def _plan_audio(inputs: _Inputs) -> list[FileJob]:
     return [FileJob(plan, inputs.checkpoint)]
 
 
+def _plan_tts(inputs: _Inputs) -> list[FileJob]:
+    where = str(inputs.directory / "config.json")
+    settings = section(inputs.config, "tts_config", where)
+    check_tts_config(settings, where)
+    sizes = read_sizes(TtsSizes, settings, where)
+    width = read_sizes(SharedSizes, inputs.config, where).hidden_size
+    tokenizer = _tokenizer(inputs, vocabulary_size(sizes))
+    kind = side_type(inputs.options.tts)
+    plans = [
+        plan_tts(sizes, width, tokenizer, kind, f"{GENERAL_NAME} speech", side_path("tts", kind)),
+        plan_projector(sizes, width, PROJECTOR_PATH),
+    ]
+    _check(inputs, "tts", plans)
+    return [FileJob(plan, inputs.checkpoint) for plan in plans]
+
+
+def _plan_token2wav(inputs: _Inputs) -> list[FileJob]:
+    chosen, only = inputs.options.token2wav, inputs.options.only
+    folder = chosen or inputs.directory / ASSETS
+    if folder.is_dir():
+        return [FileJob(plan, source) for plan, source in plan_token2wav(folder)]
+    if inputs.checkpoint is None:
+        return [FileJob(plan, source) for plan, source in plan_published_token2wav()]
+    if chosen is not None or (only is not None and "token2wav" in only):
+        raise ModelFileError(f"{folder}: is missing; it holds flow.pt, hift.pt and the two .onnx files")
+    warnings.warn(f"{folder} is missing: the model will not be able to speak", stacklevel=2)
+    return []
+
+
 PARTS: dict[str, Callable[[_Inputs], list[FileJob]]] = {
     "llm": _plan_llm,
     "vision": _plan_vision,
     "audio": _plan_audio,
+    "tts": _plan_tts,
+    "token2wav": _plan_token2wav,
 }
