@@ -113,8 +113,11 @@ ggml_tensor* Weights::placed(const std::string& name, Shape ne, ggml_type type,
   return t;
 }
 
-ggml_tensor* Weights::computed(const std::string& name, Shape ne, std::function<void(float*)> fill) {
-  ggml_tensor* t = declare(context_for(device_->buffer_type()), name, ne, GGML_TYPE_F32);
+ggml_tensor* Weights::computed(const std::string& name, Shape ne, std::function<void(float*)> fill,
+                               ggml_type type, ggml_backend_buffer_type_t buffer) {
+  require(*ne.begin() % ggml_blck_size(type) == 0, ErrorCode::internal, "tensor ", name, " has rows of ",
+          *ne.begin(), " elements, which ", ggml_type_name(type), " can't hold");
+  ggml_tensor* t = declare(context_for(buffer != nullptr ? buffer : device_->buffer_type()), name, ne, type);
   pending_.push_back({t, nullptr, std::move(fill)});
   return t;
 }
@@ -124,7 +127,13 @@ void Weights::fill(const Pending& pending) const {
   if (pending.source == nullptr) {
     std::vector<float> values(static_cast<size_t>(ggml_nelements(t)));
     pending.fill(values.data());
-    ggml_backend_tensor_set(t, values.data(), 0, values.size() * sizeof(float));
+    if (t->type == GGML_TYPE_F32) {
+      ggml_backend_tensor_set(t, values.data(), 0, values.size() * sizeof(float));
+    } else {
+      std::vector<uint8_t> converted(ggml_nbytes(t));
+      ggml_quantize_chunk(t->type, values.data(), converted.data(), 0, ggml_nrows(t), t->ne[0], nullptr);
+      ggml_backend_tensor_set(t, converted.data(), 0, converted.size());
+    }
     return;
   }
   const GgufTensor& source = *pending.source;

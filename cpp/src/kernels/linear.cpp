@@ -60,6 +60,15 @@ ggml_tensor* load_matrix(Weights& weights, const std::string& name, int64_t in, 
   return weights.placed(name, {in, out}, type, repack);
 }
 
+ggml_tensor* load_computed_matrix(Weights& weights, const std::string& name, int64_t in, int64_t out,
+                                  ggml_type stored, std::function<void(float*)> fill,
+                                  const LinearPolicy& policy) {
+  const Device& device = weights.device();
+  const ggml_type type = held_type(device, stored, in, policy.format);
+  ggml_backend_buffer_type_t repack = policy.repack ? repack_type(device, type, in, out) : nullptr;
+  return weights.computed(name, {in, out}, std::move(fill), type, repack);
+}
+
 Linear load_linear(Weights& weights, const std::string& name, int64_t in, int64_t out, Bias bias,
                    const LinearPolicy& policy) {
   Linear layer;

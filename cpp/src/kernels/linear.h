@@ -5,6 +5,7 @@
 // here.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "base/weights.h"
@@ -41,6 +42,12 @@ Linear load_linear(Weights& weights, const std::string& name, int64_t in, int64_
 // A weight alone, under its full name.
 ggml_tensor* load_matrix(Weights& weights, const std::string& name, int64_t in, int64_t out,
                          const LinearPolicy& policy = {});
+
+// A matrix that the file holds in another form: `fill` writes it as F32 [in, out], of numbers that are stored
+// as `stored`.
+ggml_tensor* load_computed_matrix(Weights& weights, const std::string& name, int64_t in, int64_t out,
+                                  ggml_type stored, std::function<void(float*)> fill,
+                                  const LinearPolicy& policy = {});
 
 // x [in, n, ...] F32 -> [out, n, ...] F32.
 ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x);

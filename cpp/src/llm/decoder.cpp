@@ -8,11 +8,14 @@
 
 namespace omni {
 
-DecoderConfig DecoderConfig::read(const GgufFile& file) {
+DecoderConfig DecoderConfig::read(const GgufFile& file, const std::string& architecture, const char* role) {
   DecoderConfig c;
   c.architecture = file.text("general.architecture");
-  require(c.architecture == "qwen3", ErrorCode::unsupported, file.path(), ": architecture '", c.architecture,
-          "' is not a language model that omni knows (qwen3)");
+  require(c.architecture == architecture, ErrorCode::unsupported, file.path(), ": architecture '",
+          c.architecture, "' is not a ", role, " that omni knows (", architecture, ")");
+  c.qk_norm = architecture == "qwen3";
+  // Converters to "llama" reorder the rows of queries and keys for this form of the rotation.
+  c.neighbour_pairs = architecture == "llama";
   const auto key = [&](const char* name) { return c.architecture + "." + name; };
   c.n_layers = file.u32(key("block_count"));
   c.width = file.u32(key("embedding_length"));
@@ -40,28 +43,16 @@ DecoderConfig DecoderConfig::read(const GgufFile& file) {
           c.n_heads, " heads with ", c.n_kv_heads, " key heads of size ", c.head_dim, " don't fit together");
   require(c.norm_eps > 0 && c.norm_eps < 1 && c.rope_base > 1, ErrorCode::format, file.path(),
           ": norm epsilon ", c.norm_eps, " or rope base ", c.rope_base, " is impossible");
-  const GgufTensor& embedding = file.tensor("token_embd.weight");
-  require(embedding.ne[0] == c.width && embedding.n_dims == 2, ErrorCode::format, file.path(),
-          ": tensor 'token_embd.weight' has shape ", shape_text(embedding.ne), ", expected [", c.width,
-          ", n_vocab]");
-  c.n_vocab = embedding.ne[1];
-  in_range("the vocabulary", c.n_vocab, 1 << 24);
   return c;
 }
 
 Decoder::Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device,
-                 const LinearPolicy& policy)
-    : config_(DecoderConfig::read(*file)), weights_(file, std::move(device)) {
+                 const DecoderConfig& config, const LinearPolicy& policy, const Output& output)
+    : config_(config), weights_(std::move(file), std::move(device)) {
   const DecoderConfig& c = config_;
   Weights& w = weights_;
-  embedding_ = &file->tensor("token_embd.weight", {c.width, c.n_vocab});
-  require(embedding_->type == GGML_TYPE_F32 || ggml_get_type_traits(embedding_->type)->to_float != nullptr,
-          ErrorCode::unsupported, file->path(), ": embeddings of type ", ggml_type_name(embedding_->type),
-          " are not supported");
   output_norm_ = w.f32("output_norm.weight", {c.width});
-  // Models with tied embeddings have no output matrix of their own.
-  const char* output = w.has("output.weight") ? "output.weight" : "token_embd.weight";
-  output_.weight = load_matrix(w, output, c.width, c.n_vocab, policy);
+  output_.weight = output(w);
   layers_.resize(static_cast<size_t>(c.n_layers));
   for (size_t i = 0; i < layers_.size(); ++i) {
     const std::string blk = str("blk.", i, ".");
@@ -73,8 +64,10 @@ Decoder::Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> d
     layer.q = dense("attn_q", c.width, c.n_heads * c.head_dim);
     layer.k = dense("attn_k", c.width, c.kv_width());
     layer.v = dense("attn_v", c.width, c.kv_width());
-    layer.q_norm = w.f32(blk + "attn_q_norm.weight", {c.head_dim});
-    layer.k_norm = w.f32(blk + "attn_k_norm.weight", {c.head_dim});
+    if (c.qk_norm) {
+      layer.q_norm = w.f32(blk + "attn_q_norm.weight", {c.head_dim});
+      layer.k_norm = w.f32(blk + "attn_k_norm.weight", {c.head_dim});
+    }
     layer.o = dense("attn_output", c.n_heads * c.head_dim, c.width);
     layer.ffn_norm = w.f32(blk + "ffn_norm.weight", {c.width});
     layer.gate = dense("ffn_gate", c.width, c.ffn_width);
@@ -88,28 +81,22 @@ size_t Decoder::max_nodes() const {
   return 64 + 48 * layers_.size();
 }
 
-void Decoder::embed(std::span<const int32_t> ids, std::span<float> out) const {
-  const auto width = static_cast<size_t>(config_.width);
-  require(out.size() == ids.size() * width, ErrorCode::invalid_argument, "the output must hold ", ids.size(),
-          " x ", width, " floats");
-  const size_t row = ggml_row_size(embedding_->type, config_.width);
-  std::vector<float> unused;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    require(ids[i] >= 0 && ids[i] < config_.n_vocab, ErrorCode::invalid_argument, "token id ", ids[i],
-            " is outside of the vocabulary of ", config_.n_vocab);
-    convert_elements(embedding_->type, embedding_->data + static_cast<size_t>(ids[i]) * row, GGML_TYPE_F32,
-                     out.data() + i * width, config_.width, unused);
-  }
-}
-
 ggml_tensor* Decoder::norm(ggml_context* ctx, ggml_tensor* x, ggml_tensor* weight) const {
   return ggml_mul(ctx, ggml_rms_norm(ctx, x, config_.norm_eps), weight);
 }
 
-// x [head_dim, heads, n] in the rotate-half layout.
+// x [head_dim, heads, n].
 ggml_tensor* Decoder::rope(ggml_context* ctx, ggml_tensor* x, ggml_tensor* positions) const {
-  return ggml_rope_ext(ctx, x, positions, nullptr, static_cast<int>(config_.head_dim), GGML_ROPE_TYPE_NEOX, 0,
+  return ggml_rope_ext(ctx, x, positions, nullptr, static_cast<int>(config_.head_dim),
+                       config_.neighbour_pairs ? GGML_ROPE_TYPE_NORMAL : GGML_ROPE_TYPE_NEOX, 0,
                        config_.rope_base, 1.0F, 0.0F, 1.0F, 0.0F, 0.0F);
+}
+
+ggml_tensor* Decoder::heads(ggml_context* ctx, ggml_tensor* x, ggml_tensor* norm_weight,
+                            ggml_tensor* positions) const {
+  x = ggml_reshape_3d(ctx, x, config_.head_dim, x->ne[0] / config_.head_dim, x->ne[1]);
+  if (norm_weight != nullptr) x = norm(ctx, x, norm_weight);
+  return rope(ctx, x, positions);
 }
 
 void Decoder::remember(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor* k_cache,
@@ -117,8 +104,7 @@ void Decoder::remember(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor
   ggml_context* ctx = g.ctx();
   const DecoderConfig& c = config_;
   const int64_t n = x->ne[1];
-  ggml_tensor* k = ggml_reshape_3d(ctx, linear(ctx, layer.k, x), c.head_dim, c.n_kv_heads, n);
-  k = rope(ctx, norm(ctx, k, layer.k_norm), t.positions);
+  ggml_tensor* k = heads(ctx, linear(ctx, layer.k, x), layer.k_norm, t.positions);
   ggml_tensor* v = linear(ctx, layer.v, x);
   g.effect(ggml_set_rows(ctx, k_cache, ggml_reshape_2d(ctx, k, c.kv_width(), n), t.cache_rows));
   g.effect(ggml_set_rows(ctx, v_cache, v, t.cache_rows));
@@ -130,8 +116,7 @@ ggml_tensor* Decoder::attend(Graph& g, const Layer& layer, ggml_tensor* x, ggml_
   const DecoderConfig& c = config_;
   const int64_t n = x->ne[1];
   const int64_t n_kv = t.mask->ne[0];
-  ggml_tensor* q = ggml_reshape_3d(ctx, linear(ctx, layer.q, x), c.head_dim, c.n_heads, n);
-  q = rope(ctx, norm(ctx, q, layer.q_norm), t.positions);
+  ggml_tensor* q = heads(ctx, linear(ctx, layer.q, x), layer.q_norm, t.positions);
   q = ggml_permute(ctx, q, 0, 2, 1, 3);  // [head_dim, n, heads]
   // The cache as [head_dim, n_kv, kv heads], without a copy.
   const auto heads_of = [&](ggml_tensor* cache) {

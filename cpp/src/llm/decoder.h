@@ -1,9 +1,11 @@
-// llm/decoder.h - the Qwen3 decoder: its sizes, weights and graphs.
+// llm/decoder.h - the decoder of the language model and of the speech model: its sizes, weights and graphs.
 #pragma once
 
 #include "omni/language_model.h"
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/graph.h"
@@ -17,7 +19,6 @@ struct DecoderConfig {
   std::string architecture;
   int64_t n_layers = 0;
   int64_t width = 0;
-  int64_t n_vocab = 0;
   int64_t n_heads = 0;
   int64_t n_kv_heads = 0;
   int64_t head_dim = 0;
@@ -25,10 +26,14 @@ struct DecoderConfig {
   int64_t n_ctx_train = 0;
   float norm_eps = 0;
   float rope_base = 0;
+  bool qk_norm = false;  // queries and keys are normalised, head by head
+  bool neighbour_pairs =
+      false;  // rotation pairs elements 2i and 2i + 1 of a head, not i and i + head_dim / 2
 
   int64_t kv_width() const { return n_kv_heads * head_dim; }
-  // Reads and checks them. Throws Error(format | unsupported).
-  static DecoderConfig read(const GgufFile& file);
+  // Reads and checks them. `architecture` is the one that the caller can use, "qwen3" or "llama"; `role` says
+  // in messages what the file should be. Throws Error(format | unsupported).
+  static DecoderConfig read(const GgufFile& file, const std::string& architecture, const char* role);
 };
 
 // Keys and values of every layer, on the device: [kv_width, rows] each.
@@ -58,9 +63,14 @@ struct MoveTensors {
 // Weights of the decoder. Immutable after construction.
 class Decoder {
  public:
-  Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device, const LinearPolicy& policy);
+  // `output` declares the matrix that turns hidden states into logits, [width, n_vocab].
+  using Output = std::function<ggml_tensor*(Weights&)>;
+
+  Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device, const DecoderConfig& config,
+          const LinearPolicy& policy, const Output& output);
 
   const DecoderConfig& config() const { return config_; }
+  int64_t n_vocab() const { return output_.weight->ne[1]; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes() const;
 
@@ -70,14 +80,11 @@ class Decoder {
   // Moves `n` rows of the cache and rotates their keys.
   MoveTensors build_move(Graph& g, const KvTensors& kv, int64_t n) const;
 
-  // ids -> rows of the embedding table, [n, width].
-  void embed(std::span<const int32_t> ids, std::span<float> out) const;
-
  private:
   struct Layer {
     ggml_tensor* attn_norm = nullptr;  // [width]
-    ggml_tensor* q_norm = nullptr;     // [head_dim]
-    ggml_tensor* k_norm = nullptr;     // [head_dim]
+    ggml_tensor* q_norm = nullptr;     // [head_dim], null without qk_norm
+    ggml_tensor* k_norm = nullptr;     // [head_dim], null without qk_norm
     ggml_tensor* ffn_norm = nullptr;   // [width]
     Linear q, k, v, o;
     Linear gate, up, down;
@@ -85,6 +92,9 @@ class Decoder {
 
   ggml_tensor* norm(ggml_context* ctx, ggml_tensor* x, ggml_tensor* weight) const;
   ggml_tensor* rope(ggml_context* ctx, ggml_tensor* x, ggml_tensor* positions) const;
+  // Queries or keys x [heads * head_dim, n] as [head_dim, heads, n], normalised and rotated.
+  ggml_tensor* heads(ggml_context* ctx, ggml_tensor* x, ggml_tensor* norm_weight,
+                     ggml_tensor* positions) const;
   // Writes the keys and values of x [width, n] into the cache.
   void remember(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor* k_cache, ggml_tensor* v_cache,
                 const DecoderTensors& t) const;
@@ -94,7 +104,6 @@ class Decoder {
 
   DecoderConfig config_;
   Weights weights_;
-  const GgufTensor* embedding_ = nullptr;  // [width, n_vocab], read row by row where it is mapped
   std::vector<Layer> layers_;
   ggml_tensor* output_norm_ = nullptr;
   Linear output_;

@@ -4,11 +4,14 @@
 #include "omni/error.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace omni {
 namespace {
 
 constexpr int64_t kMoveBlock = 256;  // rows that one run of the move graph takes
+// Rows are read in whole blocks of this many, so that a decoding step finds its graph again.
+constexpr int64_t kKvBlock = 256;
 
 int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -16,9 +19,16 @@ int64_t round_up(int64_t value, int64_t multiple) {
 
 }  // namespace
 
-KvCache::State::State(std::shared_ptr<const LanguageModel> model_, const Decoder& decoder_,
+ggml_type parse_kv_type(const std::string& name) {
+  if (name == "f32") return GGML_TYPE_F32;
+  if (name == "f16") return GGML_TYPE_F16;
+  if (name == "q8_0") return GGML_TYPE_Q8_0;
+  fail(ErrorCode::invalid_argument, "kv_type '", name, "' is none of f32, f16, q8_0");
+}
+
+KvCache::State::State(std::shared_ptr<const void> owner_, const Decoder& decoder_,
                       std::shared_ptr<Executor> executor_, ggml_type type_, int64_t capacity_)
-    : model(std::move(model_)),
+    : owner(std::move(owner_)),
       decoder(decoder_),
       executor(std::move(executor_)),
       type(type_),
@@ -32,6 +42,7 @@ KvCache::State::State(std::shared_ptr<const LanguageModel> model_, const Decoder
   const auto n_layers = static_cast<size_t>(c.n_layers);
   context.reset(ggml_init({2 * n_layers * ggml_tensor_overhead(), nullptr, true}));
   require(context != nullptr, ErrorCode::out_of_memory, "no memory for a KV cache");
+  static_assert(kMoveBlock == kKvBlock);
   // Graphs read whole blocks of rows, and one row more takes what the last block of a move has too many of.
   const int64_t n_rows = round_up(capacity, kMoveBlock) + 1;
   for (size_t i = 0; i < n_layers; ++i) {
@@ -45,10 +56,53 @@ KvCache::State::State(std::shared_ptr<const LanguageModel> model_, const Decoder
   ggml_backend_buffer_clear(buffer.get(), 0);
 }
 
-void KvCache::State::move(int64_t first, int64_t count, int64_t target) {
-  if (count == 0 || first == target) return;
+void KvCache::State::run(const Place& place, std::span<const float> input, std::span<const int32_t> wanted,
+                         Hidden hidden, std::span<float> hidden_out, std::span<float> logits_out) {
+  const int64_t n = static_cast<int64_t>(input.size()) / decoder.config().width;
+  const int64_t whole = whole_rows();
+  const int64_t n_kv = std::min(round_up(place.row + n, kKvBlock), whole);
+  const auto n_rows = static_cast<int64_t>(wanted.size());
+  require(n <= whole && (place.wraps || place.row + n <= whole), ErrorCode::internal, "rows ", place.row,
+          " to ", place.row + n, " don't fit into a cache of ", whole);
   const std::lock_guard lock(executor->mutex());
-  const int64_t spare = tensors.k.front()->ne[1] - 1;
+  DecoderTensors& t = graphs.get({n, n_kv, n_rows, static_cast<int64_t>(hidden)}, [&](Graph& g) {
+    return decoder.build(g, tensors, n, n_kv, n_rows, hidden);
+  });
+  positions.resize(static_cast<size_t>(n));
+  cache_rows.resize(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    positions[static_cast<size_t>(i)] = static_cast<int32_t>(place.position + i);
+    cache_rows[static_cast<size_t>(i)] = (place.row + i) % whole;
+  }
+  executor->set<float>(t.embeds, input);
+  executor->set<int32_t>(t.positions, positions);
+  executor->set<int64_t>(t.cache_rows, cache_rows);
+  if (t.rows != nullptr) executor->set<int32_t>(t.rows, wanted);
+  if (t.mask != nullptr) {
+    const ggml_fp16_t seen = ggml_fp32_to_fp16(0.0F);
+    const ggml_fp16_t hide = ggml_fp32_to_fp16(-std::numeric_limits<float>::infinity());
+    mask.assign(static_cast<size_t>(n_kv * n), hide);
+    for (int64_t i = 0; i < n; ++i) {
+      ggml_fp16_t* row = mask.data() + i * n_kv;
+      // At most two pieces: up to the end of the cache, and from its start.
+      const int64_t end = place.row + i + 1;
+      for (int64_t at = place.first_seen; at < end;) {
+        const int64_t piece = std::min(end - at, whole - at % whole);
+        std::fill_n(row + at % whole, piece, seen);
+        at += piece;
+      }
+    }
+    executor->set<ggml_fp16_t>(t.mask, mask);
+  }
+  graphs.run();
+  if (t.hidden != nullptr) executor->get<float>(t.hidden, hidden_out);
+  if (t.logits != nullptr) executor->get<float>(t.logits, logits_out);
+}
+
+void KvCache::State::move(int64_t first, int64_t count, int64_t target, int64_t turn_by) {
+  if (count == 0 || (first == target && turn_by == 0)) return;
+  const std::lock_guard lock(executor->mutex());
+  const int64_t spare = whole_rows();
   MoveTensors& t =
       moves.get({kMoveBlock}, [&](Graph& g) { return decoder.build_move(g, tensors, kMoveBlock); });
   std::vector<int32_t> source(kMoveBlock);
@@ -63,7 +117,7 @@ void KvCache::State::move(int64_t first, int64_t count, int64_t target) {
       const auto at = static_cast<size_t>(i);
       source[at] = static_cast<int32_t>(used ? first + start + i : spare);
       targets[at] = used ? target + start + i : spare;
-      turn[at] = static_cast<int32_t>(used ? target - first : 0);
+      turn[at] = static_cast<int32_t>(used ? turn_by : 0);
     }
     executor->set<int32_t>(t.source, source);
     executor->set<int64_t>(t.target, targets);
@@ -119,7 +173,7 @@ void KvCache::remove(int64_t first, int64_t count) {
   State& s = *state_;
   require(first >= 0 && count >= 0 && first <= s.length && count <= s.length - first,
           ErrorCode::invalid_argument, "can't remove rows ", first, " to ", first + count, " of ", s.length);
-  s.move(first + count, s.length - first - count, first);
+  s.move(first + count, s.length - first - count, first, -count);
   s.length -= count;
   s.written = s.length;
 }
@@ -130,13 +184,13 @@ void KvCache::move(int64_t first, int64_t count, int64_t target) {
       first >= 0 && count >= 0 && target >= 0 && first + count <= s.written && target <= s.capacity - count,
       ErrorCode::invalid_argument, "can't move rows ", first, " to ", first + count, " to ", target, ": ",
       s.written, " are written, ", s.capacity, " is the capacity");
-  s.move(first, count, target);
+  s.move(first, count, target, target - first);
   s.written = std::max(s.written, target + count);
 }
 
 std::unique_ptr<KvCache> KvCache::clone() const {
   const State& s = *state_;
-  auto copy = std::make_unique<State>(s.model, s.decoder, s.executor, s.type, s.capacity);
+  auto copy = std::make_unique<State>(s.owner, s.decoder, s.executor, s.type, s.capacity);
   const std::lock_guard lock(s.executor->mutex());
   for (size_t i = 0; i < s.tensors.k.size(); ++i) {
     ggml_backend_tensor_copy(s.tensors.k[i], copy->tensors.k[i]);

@@ -6,24 +6,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "base/row_table.h"
 #include "llm/decoder.h"
 #include "llm/kv_cache.h"
 #include "llm/synthetic.h"
 
 namespace omni {
 namespace {
-
-// Cache rows are read in whole blocks of this many, so that a decoding step finds its graph again.
-constexpr int64_t kKvBlock = 256;
-
-ggml_type parse_kv_type(const std::string& name) {
-  if (name == "f32") return GGML_TYPE_F32;
-  if (name == "f16") return GGML_TYPE_F16;
-  if (name == "q8_0") return GGML_TYPE_Q8_0;
-  fail(ErrorCode::invalid_argument, "kv_type '", name, "' is none of f32, f16, q8_0");
-}
 
 const LanguageModelOptions& checked(const LanguageModelOptions& options) {
   require(options.n_ctx >= 1, ErrorCode::invalid_argument, "n_ctx is ", options.n_ctx,
@@ -41,13 +31,15 @@ struct LanguageModel::Impl {
         kv_type(parse_kv_type(options.kv_type)),
         device(std::make_shared<Device>(options.device)),
         file(std::move(file_)),
-        decoder(file, device, {parse_weight_format(options.weight_format), options.repack}),
+        config(DecoderConfig::read(*file, "qwen3", "language model")),
+        embedding(file, "token_embd.weight", config.width),
+        decoder(file, device, config, policy(), [this](Weights& w) { return load_output(w); }),
         executor(std::make_shared<Executor>(device)) {
-    const DecoderConfig& c = decoder.config();
+    const DecoderConfig& c = config;
     info.architecture = c.architecture;
     info.n_layers = c.n_layers;
     info.width = c.width;
-    info.n_vocab = c.n_vocab;
+    info.n_vocab = embedding.n_rows();
     info.n_heads = c.n_heads;
     info.n_kv_heads = c.n_kv_heads;
     info.head_dim = c.head_dim;
@@ -60,56 +52,23 @@ struct LanguageModel::Impl {
             options.n_ctx, ", the model was made for at most ", c.n_ctx_train);
   }
 
-  void run(KvCache::State& s, std::span<const float> embeds, std::span<const int32_t> rows, Hidden hidden,
-           std::span<float> hidden_out, std::span<float> logits_out);
+  LinearPolicy policy() const { return {parse_weight_format(options.weight_format), options.repack}; }
+  // Models with tied embeddings have no output matrix of their own.
+  ggml_tensor* load_output(Weights& w) const {
+    const char* name = w.has("output.weight") ? "output.weight" : "token_embd.weight";
+    return load_matrix(w, name, config.width, embedding.n_rows(), policy());
+  }
 
   LanguageModelOptions options;
   ggml_type kv_type;
   std::shared_ptr<Device> device;
   std::shared_ptr<const GgufFile> file;
+  DecoderConfig config;
+  RowTable embedding;
   Decoder decoder;
   std::shared_ptr<Executor> executor;
   LanguageModelInfo info;
 };
-
-// One batch: `embeds` [n, width]; `rows` within the batch.
-void LanguageModel::Impl::run(KvCache::State& s, std::span<const float> embeds, std::span<const int32_t> rows,
-                              Hidden hidden, std::span<float> hidden_out, std::span<float> logits_out) {
-  const int64_t n = static_cast<int64_t>(embeds.size()) / info.width;
-  const int64_t past = s.length;
-  const int64_t n_kv = (past + n + kKvBlock - 1) / kKvBlock * kKvBlock;
-  const auto n_rows = static_cast<int64_t>(rows.size());
-  const std::lock_guard lock(executor->mutex());
-  DecoderTensors& t = s.graphs.get({n, n_kv, n_rows, static_cast<int64_t>(hidden)}, [&](Graph& g) {
-    return decoder.build(g, s.tensors, n, n_kv, n_rows, hidden);
-  });
-  s.positions.resize(static_cast<size_t>(n));
-  s.cache_rows.resize(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) {
-    s.positions[static_cast<size_t>(i)] = static_cast<int32_t>(past + i);
-    s.cache_rows[static_cast<size_t>(i)] = past + i;
-  }
-  executor->set<float>(t.embeds, embeds);
-  executor->set<int32_t>(t.positions, s.positions);
-  executor->set<int64_t>(t.cache_rows, s.cache_rows);
-  if (t.rows != nullptr) executor->set<int32_t>(t.rows, rows);
-  if (t.mask != nullptr) {
-    const ggml_fp16_t zero = ggml_fp32_to_fp16(0.0F);
-    const ggml_fp16_t hide = ggml_fp32_to_fp16(-std::numeric_limits<float>::infinity());
-    s.mask.resize(static_cast<size_t>(n_kv * n));
-    for (int64_t i = 0; i < n; ++i) {
-      ggml_fp16_t* row = s.mask.data() + i * n_kv;
-      std::fill(row, row + past + i + 1, zero);
-      std::fill(row + past + i + 1, row + n_kv, hide);
-    }
-    executor->set<ggml_fp16_t>(t.mask, s.mask);
-  }
-  s.graphs.run();
-  if (t.hidden != nullptr) executor->get<float>(t.hidden, hidden_out);
-  if (t.logits != nullptr) executor->get<float>(t.logits, logits_out);
-  s.length = past + n;
-  s.written = std::max(s.written, s.length);
-}
 
 LanguageModel::LanguageModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 LanguageModel::~LanguageModel() = default;
@@ -140,7 +99,7 @@ std::string LanguageModel::device_name() const {
 }
 
 void LanguageModel::embed(std::span<const int32_t> ids, std::span<float> out) const {
-  impl_->decoder.embed(ids, out);
+  impl_->embedding.read(ids, out);
 }
 
 std::unique_ptr<KvCache> LanguageModel::new_cache(int64_t n_ctx) {
@@ -164,7 +123,7 @@ void LanguageModel::forward(KvCache& cache, std::span<const float> embeds, std::
   KvCache::State& s = *cache.state_;
   const auto width = static_cast<size_t>(impl_->info.width);
   const auto n_vocab = static_cast<size_t>(impl_->info.n_vocab);
-  require(s.model.get() == this, ErrorCode::invalid_argument, "the cache belongs to another model");
+  require(s.owner.get() == this, ErrorCode::invalid_argument, "the cache belongs to another model");
   require(!embeds.empty() && embeds.size() % width == 0, ErrorCode::invalid_argument,
           "embeddings must be [n, ", width, "] with n at least 1, got ", embeds.size(), " values");
   const auto finite = [](float v) { return std::isfinite(v); };
@@ -195,9 +154,11 @@ void LanguageModel::forward(KvCache& cache, std::span<const float> embeds, std::
       }
       const size_t hidden_first = hidden == Hidden::all ? start : rows_done;
       const size_t hidden_count = hidden == Hidden::all ? count : s.rows.size();
-      impl_->run(s, embeds.subspan(start * width, count * width), s.rows, hidden,
-                 std::span(result.hidden).subspan(hidden_first * width, hidden_count * width),
-                 std::span(result.logits).subspan(rows_done * n_vocab, s.rows.size() * n_vocab));
+      s.run({.row = s.length, .position = s.length}, embeds.subspan(start * width, count * width), s.rows,
+            hidden, std::span(result.hidden).subspan(hidden_first * width, hidden_count * width),
+            std::span(result.logits).subspan(rows_done * n_vocab, s.rows.size() * n_vocab));
+      s.length += static_cast<int64_t>(count);
+      s.written = std::max(s.written, s.length);
       rows_done += s.rows.size();
     }
   } catch (...) {
