@@ -32,6 +32,7 @@ py::array_t<T> to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape)
   return py::array_t<T>(std::move(shape), data, owner);
 }
 
+void register_audio(py::module_& m);
 void register_errors(py::module_& m);
 void register_gguf(py::module_& m);
 void register_language_model(py::module_& m);

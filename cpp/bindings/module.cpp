@@ -8,4 +8,5 @@ PYBIND11_MODULE(_ext, m) {
   omni::python::register_language_model(m);
   omni::python::register_vision(m);
   omni::python::register_text(m);
+  omni::python::register_audio(m);
 }
