@@ -3,6 +3,7 @@
 
 PYBIND11_MODULE(_ext, m) {
   m.doc() = "The engine behind omni; use the omni package instead of this module.";
+  omni::python::register_bench(m);
   omni::python::register_errors(m);
   omni::python::register_gguf(m);
   omni::python::register_language_model(m);
