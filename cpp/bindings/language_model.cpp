@@ -114,7 +114,10 @@ void register_language_model(py::module_& m) {
       .def_readonly("n_ctx_train", &LanguageModelInfo::n_ctx_train)
       .def_readonly("parameters", &LanguageModelInfo::parameters)
       .def_readonly("file_bytes", &LanguageModelInfo::file_bytes)
-      .def_readonly("copied_bytes", &LanguageModelInfo::copied_bytes);
+      .def_readonly("copied_bytes", &LanguageModelInfo::copied_bytes)
+      .def_readonly("matrix_parameters", &LanguageModelInfo::matrix_parameters)
+      .def_readonly("matrix_bytes", &LanguageModelInfo::matrix_bytes)
+      .def_readonly("matrix_type", &LanguageModelInfo::matrix_type);
 
   py::class_<KvCache>(m, "KvCache")
       .def("__len__", &KvCache::length)

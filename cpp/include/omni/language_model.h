@@ -37,6 +37,10 @@ struct LanguageModelInfo {
   uint64_t parameters = 0;
   uint64_t file_bytes = 0;
   uint64_t copied_bytes = 0;  // weights held a second time, converted or repacked
+  // What every forward pass multiplies with: elements, bytes, and the type that most of it has.
+  uint64_t matrix_parameters = 0;
+  uint64_t matrix_bytes = 0;
+  std::string matrix_type;
 };
 
 // Sizes for a model with random weights, to measure a machine without a file. Defaults: MiniCPM-o 4.5

@@ -77,6 +77,14 @@ Decoder::Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> d
   w.load();
 }
 
+std::vector<const ggml_tensor*> Decoder::matrices() const {
+  std::vector<const ggml_tensor*> all = {output_.weight};
+  for (const Layer& l : layers_) {
+    for (const Linear* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) all.push_back(m->weight);
+  }
+  return all;
+}
+
 size_t Decoder::max_nodes() const {
   return 64 + 48 * layers_.size();
 }

@@ -73,6 +73,8 @@ class Decoder {
   int64_t n_vocab() const { return output_.weight->ne[1]; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes() const;
+  // Every matrix that a pass multiplies with.
+  std::vector<const ggml_tensor*> matrices() const;
 
   // One forward pass over `n` rows against the first `n_kv` cache rows.
   DecoderTensors build(Graph& g, const KvTensors& kv, int64_t n, int64_t n_kv, int64_t n_rows,
