@@ -5,9 +5,11 @@ A plan needs no weights: dry runs and conversions are the same plan, printed or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from omni.convert.checkpoint import Floats, Shape
 from omni.convert.weight_types import tensor_bytes
@@ -15,8 +17,12 @@ from omni.errors import FormatError
 
 ALIGNMENT = 32
 
-KeyKind = Literal["u32", "i32", "f32", "bool", "str", "i32[]", "f32[]", "str[]"]
-_SCALAR_BYTES = {"u32": 4, "i32": 4, "f32": 4, "bool": 1}
+# Bytes of the fixed-size kinds of metadata values. "str" is the other kind; "u32[]" and so on are lists.
+_SCALAR_BYTES = {"u8": 1, "i8": 1, "u16": 2, "i16": 2, "u32": 4, "i32": 4, "f32": 4, "bool": 1} | {
+    "u64": 8,
+    "i64": 8,
+    "f64": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Key:
     """One metadata entry."""
 
     name: str
-    kind: KeyKind
+    kind: str
     value: bool | int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
     def size(self) -> int:
@@ -37,7 +43,7 @@ class Key:
         if isinstance(self.value, Sequence):
             if self.kind == "str[]":
                 return 12 + sum(8 + len(str(item).encode()) for item in self.value)
-            return 12 + 4 * len(self.value)
+            return 12 + _SCALAR_BYTES[self.kind.removesuffix("[]")] * len(self.value)
         return _SCALAR_BYTES[self.kind]
 
 
@@ -55,7 +61,8 @@ class TensorPlan:
     """One tensor of an output file. `shape`: slowest dimension first (NumPy order).
 
     Without `build` the one source is copied row by row. With it, all sources are read whole and given to it
-    in order; an absent optional source comes as None.
+    in order; an absent optional source comes as None. `encoded` gives the data as they are to be written, in
+    blocks, where no encoding is needed.
     """
 
     name: str
@@ -63,6 +70,7 @@ class TensorPlan:
     type: str
     sources: tuple[Source, ...]
     build: Callable[..., Floats] | None = None
+    encoded: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""Tables for people and progress bars, on stderr."""
+"""Tables for people, and progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TextIO
 
 from omni.convert.plan import FilePlan
 from omni.convert.writer import Progress
@@ -15,10 +16,14 @@ _FILE_WIDTH = 160
 
 
 def print_table(
-    title: str, headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()
+    title: str,
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Sequence[int] = (),
+    file: TextIO | None = None,
 ) -> None:
-    """Prints a table on stderr, with rich if it is installed. `right`: columns of numbers."""
-    rows = list(rows)
+    """Prints a table, with rich if it is there. `right`: columns of numbers; `file`: stderr by default."""
+    rows, file = list(rows), file or sys.stderr
     if find_spec("rich") is not None:
         from rich.console import Console
         from rich.markup import escape
@@ -29,18 +34,18 @@ def print_table(
             table.add_column(header, justify="right" if i in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
-        console = Console(stderr=True)
+        console = Console(file=file)
         if not console.is_terminal:
             console.width = _FILE_WIDTH
         console.print(table)
         return
     widths = [max(len(cells[i]) for cells in [headers, *rows]) for i in range(len(headers))]
-    print(title, file=sys.stderr)
+    print(title, file=file)
     for row in [headers, *rows]:
         cells = [
             c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip(), file=sys.stderr)
+        print("  ".join(cells).rstrip(), file=file)
 
 
 def print_plan(plan: FilePlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 from omni.errors import InvalidArgumentError
@@ -125,8 +126,8 @@ def file_type_of(type_name: str) -> int:
     return MIXES[names.get(type_name, type_name)].file_type
 
 
-# The matrices of a side network that only ever multiply activations, by general.architecture: these may take
-# any type. Convolutions, tables and vectors keep the type of the official file.
+# The matrices of a side network that only ever multiply activations, by kind of file: these may take any
+# type. Convolutions, tables and vectors keep the type of the official file.
 _LINEAR = {
     "clip": (
         r"v\.blk\.\d+\.(attn_(q|k|v|out)|ffn_(up|down))\.weight"
@@ -137,7 +138,36 @@ _LINEAR = {
         r"|audio_projector\.linear[12]\.weight"
     ),
     "llama": r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight",
+    "token2wav-encoder": (
+        r"(up_)?(embed\.out\.0|encoders\.\d+\.(self_attn\.linear_(q|k|v|out|pos)|feed_forward\.w_[12]))\.weight"
+    ),
+    "token2wav-flow-matching": (
+        r"estimator\.(t_embedder\.mlp\.[02]|in_proj|final_layer\.(adaLN_modulation\.1|linear)"
+        r"|blocks\.\d+\.(attn\.(to_[qkv]|proj)|mlp\.fc[12]|adaLN_modulation\.1))\.weight"
+    ),
+    "omni-speech-tokenizer": r"encoder\.blocks\.\d+\.(attn\.(query|key|value|out)|mlp\.[02])\.weight",
 }
+
+# A tensor by which each kind of file is known; general.architecture is not always there.
+_MARKERS = {
+    "blk.0.attn_q_norm.weight": "qwen3",
+    "v.patch_embd.weight": "clip",
+    "audio_projector.linear1.weight": "whisper",
+    "head_code.0.weight": "llama",
+    "encoders.0.norm_mha.weight": "token2wav-encoder",
+    "estimator.in_proj.weight": "token2wav-flow-matching",
+    "quantizer._codebook.project_down.weight": "omni-speech-tokenizer",
+}
+
+
+def file_kind(names: Container[str]) -> str | None:
+    """The kind of a file by the names of its tensors; None if it holds nothing to quantise."""
+    return next((kind for marker, kind in _MARKERS.items() if marker in names), None)
+
+
+def is_known(type_name: str) -> bool:
+    """Whether tensors of this type can be read and written."""
+    return type_name in _LAYOUT
 
 
 def is_linear(architecture: str, name: str) -> bool:

@@ -18,6 +18,22 @@ from omni.errors import FormatError, InvalidArgumentError, ModelFileError
 # Numbers per block: 64 MB of float32, so that the largest matrix never has to be in memory as a whole.
 _BLOCK_ELEMENTS = 16 << 20
 
+# Our names of the kinds of metadata values, and those of the gguf package.
+VALUE_KINDS = {
+    "u8": "UINT8",
+    "i8": "INT8",
+    "u16": "UINT16",
+    "i16": "INT16",
+    "u32": "UINT32",
+    "i32": "INT32",
+    "u64": "UINT64",
+    "i64": "INT64",
+    "f32": "FLOAT32",
+    "f64": "FLOAT64",
+    "bool": "BOOL",
+    "str": "STRING",
+}
+
 Progress = Callable[[int], None]
 
 
@@ -66,6 +82,9 @@ def is_complete(plan: FilePlan, out_dir: Path) -> bool:
 
 def encoded_blocks(tensor: TensorPlan, source: TensorSource) -> Iterator[NDArray[np.uint8]]:
     """The tensor's data in order, in blocks of whole rows."""
+    if tensor.encoded is not None:
+        yield from tensor.encoded()
+        return
     columns = tensor.shape[-1]
     total = 0
     for values in _float_blocks(tensor, source):
@@ -123,14 +142,8 @@ def _add_key(writer: object, key: Key) -> None:
     from gguf import GGUFValueType, GGUFWriter
 
     assert isinstance(writer, GGUFWriter)
-    scalar = {
-        "u32": GGUFValueType.UINT32,
-        "i32": GGUFValueType.INT32,
-        "f32": GGUFValueType.FLOAT32,
-        "bool": GGUFValueType.BOOL,
-        "str": GGUFValueType.STRING,
-    }
+    kind = GGUFValueType[VALUE_KINDS[key.kind.removesuffix("[]")]]
     if key.kind.endswith("[]"):
-        writer.add_key_value(key.name, key.value, GGUFValueType.ARRAY, scalar[key.kind[:-2]])
+        writer.add_key_value(key.name, key.value, GGUFValueType.ARRAY, kind)
     else:
-        writer.add_key_value(key.name, key.value, scalar[key.kind])
+        writer.add_key_value(key.name, key.value, kind)
