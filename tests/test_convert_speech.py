@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -306,3 +309,20 @@ def test_speaker_encoder_values(tiny_model_dir: Path, tiny_checkpoint: Path) -> 
             found[f"{module}.bias"], stored[f"onnx::Conv_{number + 1}"], err_msg=module
         )
     assert set(found) == named | {f"{module}.{part}" for module in numbered for part in ("weight", "bias")}
+
+
+def test_dry_run_needs_only_a_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "minicpmo", "drop_vision_last_layer": false}')
+    command = [sys.executable, "-m", "omni.convert", str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--dry-run", "--json", "--quiet"], capture_output=True, text=True, check=True
+    )
+    result = json.loads(done.stdout)
+    sizes = {file["path"]: file["bytes"] for file in result["files"]}
+    assert not result["written"]
+    assert not (tmp_path / "out").exists()
+    assert sizes["vision/MiniCPM-o-4_5-vision-F16.gguf"] == 1_095_113_184
+    assert sizes["audio/MiniCPM-o-4_5-audio-F16.gguf"] == 660_167_904
+    assert sizes["tts/MiniCPM-o-4_5-projector-F16.gguf"] == 14_948_640
+    assert len(sizes) == 11
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1  # no weights to convert
