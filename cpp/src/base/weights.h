@@ -40,8 +40,8 @@ class Weights {
   // A copy in another type or buffer type; `buffer` null means the device's own.
   ggml_tensor* placed(const std::string& name, Shape ne, ggml_type type,
                       ggml_backend_buffer_type_t buffer = nullptr);
-  // A tensor that is not stored as such: `fill` writes all its elements (F32, contiguous) when load() runs.
-  // They are held as `type`; `buffer` as in placed().
+  // A tensor that is not stored as such: `fill` writes its elements (F32, contiguous, zero before) when
+  // load() runs. They are held as `type`; `buffer` as in placed().
   ggml_tensor* computed(const std::string& name, Shape ne, std::function<void(float*)> fill,
                         ggml_type type = GGML_TYPE_F32, ggml_backend_buffer_type_t buffer = nullptr);
   // Whether the file has the tensor.

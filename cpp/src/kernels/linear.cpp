@@ -34,11 +34,27 @@ ggml_type held_type(const Device& device, ggml_type stored, int64_t in, WeightFo
     case WeightFormat::bf16:
       // Without native BF16 products the conversion would only lose precision.
       return device.is_host() && !device.has_feature("AVX512_BF16") ? stored : GGML_TYPE_BF16;
+    case WeightFormat::automatic:
+      return stored == GGML_TYPE_F16 && device.is_host() && device.has_feature("AVX512_BF16") ? GGML_TYPE_BF16
+                                                                                              : stored;
     case WeightFormat::q8_0:
       return in % ggml_blck_size(GGML_TYPE_Q8_0) == 0 ? GGML_TYPE_Q8_0 : stored;
     default:
       return stored;
   }
+}
+
+// Writes the rows of a tensor of the file, `row` elements apart; what lies between stays zero.
+std::function<void(float*)> zero_padded(const GgufFile& file, const GgufTensor& source, int64_t row) {
+  return [&file, &source, row](float* out) {
+    std::vector<float> scratch;
+    const size_t size = ggml_row_size(source.type, source.ne[0]);
+    for (int64_t r = 0; r < source.elements() / source.ne[0]; ++r) {
+      convert_elements(source.type, source.data + static_cast<size_t>(r) * size, GGML_TYPE_F32, out + r * row,
+                       source.ne[0], scratch);
+    }
+    file.drop_pages(source);
+  };
 }
 
 }  // namespace
@@ -47,7 +63,8 @@ WeightFormat parse_weight_format(const std::string& name) {
   if (name == "stored") return WeightFormat::stored;
   if (name == "bf16") return WeightFormat::bf16;
   if (name == "q8_0") return WeightFormat::q8_0;
-  fail(ErrorCode::invalid_argument, "weight format '", name, "' is none of stored, bf16, q8_0");
+  if (name == "auto") return WeightFormat::automatic;
+  fail(ErrorCode::invalid_argument, "weight format '", name, "' is none of auto, stored, bf16, q8_0");
 }
 
 ggml_tensor* load_matrix(Weights& weights, const std::string& name, int64_t in, int64_t out,
@@ -74,6 +91,38 @@ Linear load_linear(Weights& weights, const std::string& name, int64_t in, int64_
   Linear layer;
   layer.weight = load_matrix(weights, name + ".weight", in, out, policy);
   if (bias == Bias::required) layer.bias = weights.f32(name + ".bias", {out});
+  return layer;
+}
+
+int64_t fast_row_length(const Weights& weights, const std::string& name, int64_t in,
+                        const LinearPolicy& policy) {
+  constexpr int64_t kBlock = 32;
+  const int64_t padded = (in + kBlock - 1) / kBlock * kBlock;
+  const ggml_type stored = weights.file().tensor(name + ".weight").type;
+  const ggml_type held = held_type(weights.device(), stored, padded, policy.format);
+  const bool in_blocks = held == GGML_TYPE_Q8_0 || (held == GGML_TYPE_BF16 && weights.device().is_host());
+  return in_blocks ? padded : in;
+}
+
+Linear load_padded_linear(Weights& weights, const std::string& name, int64_t in, int64_t out,
+                          int64_t padded_in, int64_t padded_out, Bias bias, const LinearPolicy& policy) {
+  if (padded_in == in && padded_out == out) return load_linear(weights, name, in, out, bias, policy);
+  const std::string weight = name + ".weight";
+  const Device& device = weights.device();
+  const ggml_type type =
+      held_type(device, weights.file().tensor(weight, {in, out}).type, padded_in, policy.format);
+  ggml_backend_buffer_type_t repack =
+      policy.repack ? repack_type(device, type, padded_in, padded_out) : nullptr;
+  Linear layer;
+  layer.weight =
+      weights.computed(weight, {padded_in, padded_out},
+                       zero_padded(weights.file(), weights.file().tensor(weight), padded_in), type, repack);
+  if (bias == Bias::required) {
+    const GgufTensor& values = weights.file().tensor(name + ".bias", {out});
+    layer.bias = padded_out == out ? weights.f32(name + ".bias", {out})
+                                   : weights.computed(name + ".bias", {padded_out},
+                                                      zero_padded(weights.file(), values, out));
+  }
   return layer;
 }
 

@@ -3,12 +3,8 @@
 
 #include "omni/error.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-
 #include "base/gguf_builder.h"
-#include "base/random.h"
+#include "base/random_weights.h"
 
 namespace omni {
 namespace {
@@ -52,35 +48,6 @@ bool keeps_more_bits(int64_t layer, int64_t n_layers) {
   return layer < eighth || layer >= 7 * n_layers / 8 || (layer - eighth) % 3 == 2;
 }
 
-// Writes one tensor: a block of random rows, repeated. Repetition costs nothing in speed measurements and
-// saves the minutes that drawing eight thousand million numbers takes.
-class Filler {
- public:
-  void operator()(const GgufTensor& t, uint8_t* data) {
-    if (t.n_dims == 1) {
-      std::fill_n(reinterpret_cast<float*>(data), t.ne[0], 1.0F);
-      return;
-    }
-    constexpr int64_t kRows = 16;
-    const int64_t rows = std::min(kRows, t.ne[1]);
-    values_.resize(static_cast<size_t>(rows * t.ne[0]));
-    const float scale = 1.0F / std::sqrt(static_cast<float>(t.ne[0]));
-    for (float& v : values_) v = scale * random_.normal();
-    const size_t block = ggml_row_size(t.type, t.ne[0]) * static_cast<size_t>(rows);
-    if (t.type == GGML_TYPE_F32) {
-      std::memcpy(data, values_.data(), block);
-    } else {
-      ggml_quantize_chunk(t.type, values_.data(), data, 0, rows, t.ne[0], nullptr);
-    }
-    for (size_t at = block; at < t.size; at += block)
-      std::memcpy(data + at, data, std::min(block, t.size - at));
-  }
-
- private:
-  Random random_{1};
-  std::vector<float> values_;
-};
-
 }  // namespace
 
 std::shared_ptr<const GgufFile> synthetic_language_model(const SyntheticLanguageModel& s) {
@@ -120,7 +87,7 @@ std::shared_ptr<const GgufFile> synthetic_language_model(const SyntheticLanguage
     b.tensor(blk + "ffn_up.weight", mix.usual, {s.width, s.ffn_width});
     b.tensor(blk + "ffn_down.weight", kept, {s.ffn_width, s.width});
   }
-  return b.build(str("random weights (", s.type, ")"), Filler());
+  return b.build(str("random weights (", s.type, ")"), RandomWeights());
 }
 
 }  // namespace omni

@@ -10,16 +10,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/vectorize.h"
 #include "vision/image_checks.h"
-
-// The inner loops are plain; where the loader can choose, they exist for AVX2, too. Sanitizers can't
-// instrument the code that chooses.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define OMNI_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
-#else
-#define OMNI_WIDE_VECTORS
-#endif
 
 namespace omni {
 namespace {
