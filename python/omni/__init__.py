@@ -27,6 +27,7 @@ from omni.errors import (
     UnsupportedError,
 )
 from omni.language_model import Cache, LanguageModel
+from omni.vision_encoder import VisionEncoder
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "OutOfMemoryError",
     "Tokenizer",
     "UnsupportedError",
+    "VisionEncoder",
     "Vocabulary",
     "__version__",
     "cpu_features",

@@ -1,0 +1,129 @@
+// tests/vision_encoder_test.cpp - the encoder with random weights, and its own kernels.
+#include "omni/vision_encoder.h"
+
+#include "omni/error.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/graph.h"
+#include "kernels/gelu.h"
+#include <gtest/gtest.h>
+
+namespace omni {
+namespace {
+
+SyntheticVisionEncoder tiny_sizes(const char* type) {
+  SyntheticVisionEncoder sizes;
+  sizes.type = type;
+  sizes.n_layers = 2;
+  sizes.width = 96;
+  sizes.ffn_width = 150;  // no whole blocks
+  sizes.n_heads = 4;      // heads of 24: padded
+  sizes.n_queries = 5;
+  sizes.embed_width = 128;
+  return sizes;
+}
+
+// One thread, so that the test takes the same time beside others.
+std::shared_ptr<VisionEncoder> tiny_encoder(const char* format, int max_batch = 1) {
+  VisionEncoderOptions options;
+  options.weight_format = format;
+  options.max_batch = max_batch;
+  options.device.n_threads = 1;
+  return VisionEncoder::synthetic(tiny_sizes("F32"), options);
+}
+
+Image pattern(int width, int height) {
+  Image image{width, height, {}};
+  for (int i = 0; i < 3 * width * height; ++i) image.rgb.push_back(static_cast<uint8_t>(i * 7 + i / 91));
+  return image;
+}
+
+double relative(const std::vector<float>& got, const std::vector<float>& expected) {
+  double difference = 0;
+  double size = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    difference += std::pow(double(got[i]) - expected[i], 2);
+    size += std::pow(double(expected[i]), 2);
+  }
+  return std::sqrt(difference / size);
+}
+
+std::vector<float> encode(VisionEncoder& encoder, const std::vector<Image>& slices) {
+  std::vector<float> out(slices.size() * 5 * 128);
+  encoder.encode(slices, out);
+  return out;
+}
+
+TEST(VisionEncoder, GeluIsExact) {
+  const auto device = std::make_shared<Device>();
+  const auto executor = std::make_shared<Executor>(device);
+  constexpr int64_t kWidth = 1001;
+  constexpr int64_t kRows = 7;
+  struct Tensors {
+    ggml_tensor* x;
+    ggml_tensor* bias;
+    ggml_tensor* y;
+  };
+  GraphCache<Tensors> graphs(executor, 16);
+  const Tensors t = graphs.get({}, [&](Graph& g) {
+    Tensors made{};
+    made.x = g.input(GGML_TYPE_F32, {kWidth, kRows}, "x");
+    made.bias = g.input(GGML_TYPE_F32, {kWidth}, "bias");
+    made.y = g.output(gelu_tanh(g.ctx(), *device, made.x, made.bias), "y");
+    return made;
+  });
+  std::vector<float> x;
+  for (int64_t i = 0; i < kWidth * kRows; ++i) x.push_back(static_cast<float>(i - 3500) * 0.005F);
+  x[0] = 1e30F;
+  x[1] = -1e30F;
+  std::vector<float> bias(kWidth, 0.25F);
+  executor->set<float>(t.x, x);
+  executor->set<float>(t.bias, bias);
+  graphs.run();
+  std::vector<float> y(x.size());
+  executor->get<float>(t.y, std::span(y));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double z = double(x[i] + 0.25F);
+    const double expected =
+        0.5 * z * (1 + std::tanh(std::sqrt(2 / 3.141592653589793) * (z + 0.044715 * z * z * z)));
+    // A relative error of a few roundings, and what cancels in the reference's 1 + tanh.
+    EXPECT_NEAR(y[i], expected, 1e-6 * std::abs(expected) + std::min(2e-7 * std::abs(z), 1e-6)) << z;
+  }
+}
+
+TEST(VisionEncoder, FormatsAgree) {
+  const std::vector<Image> slices = {pattern(28, 42), pattern(70, 14), pattern(28, 42)};
+  const std::vector<float> expected = encode(*tiny_encoder("stored"), slices);
+  EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + 640, expected.begin() + 1280));
+  EXPECT_LT(relative(encode(*tiny_encoder("stored", 4), slices), expected), 1e-6);
+  // Activations and weights of 8 mantissa bits, and of 8 bits in blocks.
+  EXPECT_LT(relative(encode(*tiny_encoder("bf16"), slices), expected), 2e-2);
+  EXPECT_LT(relative(encode(*tiny_encoder("q8_0"), slices), expected), 4e-2);
+}
+
+TEST(VisionEncoder, WholeImages) {
+  const auto encoder = tiny_encoder("auto");
+  std::vector<float> out;
+  EXPECT_EQ(encoder->encode(pattern(700, 500).view(), 4, out), 3U);
+  EXPECT_EQ(out.size(), 3U * 5 * 128);
+  for (const float value : out) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST(VisionEncoder, BadInputIsAnError) {
+  const auto encoder = tiny_encoder("auto");
+  std::vector<float> out;
+  EXPECT_THROW(encoder->encode({nullptr, 5, 5, 0}, 1, out), Error);
+  EXPECT_THROW(encoder->encode(pattern(5, 5).view(), 0, out), Error);
+  std::vector<float> small(7);
+  const std::vector<Image> slices = {pattern(14, 14)};
+  EXPECT_THROW(encoder->encode(slices, small), Error);
+  EXPECT_THROW(encode(*encoder, {pattern(15, 14)}), Error);
+  EXPECT_THROW(encode(*encoder, {Image{14, 14, {1, 2, 3}}}), Error);
+  EXPECT_THROW(encoder->inspect(pattern(14, 14), "layer.2"), Error);
+  EXPECT_THROW(VisionEncoder::synthetic(tiny_sizes("Q4_K")), Error);
+}
+
+}  // namespace
+}  // namespace omni
