@@ -39,5 +39,6 @@ void register_gguf(py::module_& m);
 void register_language_model(py::module_& m);
 void register_vision(py::module_& m);
 void register_text(py::module_& m);
+void register_sampler(py::module_& m);
 
 }  // namespace omni::python

@@ -296,3 +296,130 @@ class VisionEncoder:
     def encode(self, pixels: NDArray[np.uint8], max_slice_nums: int) -> NDArray[np.float32]: ...
     def encode_slices(self, slices: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]: ...
     def _inspect(self, slice: NDArray[np.uint8], stage: str) -> NDArray[np.float32]: ...
+class Random:
+    def __init__(self, seed: int = 0) -> None: ...
+    def bits(self) -> int: ...
+    def uniform(self) -> float: ...
+    def normal(self) -> float: ...
+
+class ChatSampler:
+    def __init__(
+        self,
+        n_vocab: int,
+        stop_ids: Sequence[int],
+        *,
+        greedy: bool = False,
+        temperature: float = 0.7,
+        top_k: int = 100,
+        top_p: float = 0.8,
+        repetition_penalty: float = 1.02,
+        min_new_tokens: int = 0,
+        seed: int = 0,
+    ) -> None: ...
+    def sample(self, logits: NDArray[np.float32]) -> int: ...
+    def is_stop(self, id: int) -> bool: ...
+    @property
+    def history(self) -> list[int]: ...
+    def reset(self) -> None: ...
+    def copy(self) -> ChatSampler: ...
+
+class StreamingSampler:
+    def __init__(
+        self,
+        n_vocab: int,
+        stop_ids: Sequence[int],
+        forbidden: Sequence[int],
+        *,
+        greedy: bool = False,
+        temperature: float = 0.7,
+        top_k: int = 100,
+        top_p: float = 0.8,
+        repetition_penalty: float = 1.02,
+        penalty_window: int = 128,
+        length_penalty: float = 1.0,
+        seed: int = 0,
+    ) -> None: ...
+    def begin_chunk(self) -> None: ...
+    def sample(self, logits: NDArray[np.float32]) -> int: ...
+    def is_stop(self, id: int) -> bool: ...
+    @property
+    def history(self) -> list[int]: ...
+    def reset(self) -> None: ...
+    def copy(self) -> StreamingSampler: ...
+
+class DuplexSamplerOptions:
+    def __init__(
+        self,
+        *,
+        greedy: bool = False,
+        temperature: float = 0.7,
+        top_k: int = 100,
+        top_p: float = 0.8,
+        repetition_penalty: float = 1.05,
+        penalty_window: int = 512,
+        length_penalty: float = 1.1,
+        listen_prob_scale: float = 1.0,
+        listen_top_k: int | None = None,
+        listen_options_on_eos: bool = False,
+        seed: int = 0,
+    ) -> None: ...
+
+class DuplexSampler:
+    def __init__(self, tokenizer: Tokenizer, options: DuplexSamplerOptions = ...) -> None: ...
+    def sample(self, logits: NDArray[np.float32]) -> int: ...
+    def set_options(self, options: DuplexSamplerOptions) -> None: ...
+    @property
+    def history(self) -> list[int]: ...
+    def reset(self) -> None: ...
+    def copy(self) -> DuplexSampler: ...
+
+class SpeechSampler:
+    def __init__(
+        self,
+        n_codes: int,
+        eos: int,
+        *,
+        greedy: bool = False,
+        temperature: float = 0.8,
+        repetition_penalty: float = 1.05,
+        top_p: float = 0.85,
+        top_k: int = 25,
+        seed: int = 0,
+    ) -> None: ...
+    def sample(self, logits: NDArray[np.float32], *, plain: bool = False, ban_eos: bool = False) -> int: ...
+    @property
+    def history(self) -> list[int]: ...
+    def reset(self) -> None: ...
+    def copy(self) -> SpeechSampler: ...
+
+def streaming_forbidden_ids(tokenizer: Tokenizer) -> list[int]: ...
+def duplex_forbidden_ids(tokenizer: Tokenizer) -> list[int]: ...
+def penalize_by_count(
+    scores: NDArray[np.float32], ids: Sequence[int], penalty: float
+) -> NDArray[np.float32]: ...
+def filter_scores(
+    scores: NDArray[np.float32],
+    *,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    min_keep: int = 1,
+    keep_ties: bool = True,
+    keep_at_p: bool = True,
+    top_p_first: bool = False,
+) -> NDArray[np.float32]: ...
+def beam_search(
+    step: Callable[[list[int], list[int]], NDArray[np.float32]],
+    first_logits: NDArray[np.float32],
+    stop_ids: Sequence[int],
+    *,
+    n_beams: int = 3,
+    greedy: bool = True,
+    max_new_tokens: int = 4096,
+    min_new_tokens: int = 0,
+    repetition_penalty: float = 1.2,
+    temperature: float = 0.7,
+    top_k: int = 100,
+    top_p: float = 0.8,
+    length_penalty: float = 1.0,
+    seed: int = 0,
+) -> tuple[list[int], float]: ...
