@@ -1,4 +1,5 @@
 // bindings/text.cpp - the tokenizer.
+#include "omni/chat_template.h"
 #include "omni/error.h"
 #include "omni/tokenizer.h"
 
@@ -37,11 +38,48 @@ void bind_vocabulary(py::module_& m) {
            py::arg("bad_token_ids") = py::none());
 }
 
+void bind_prompts(py::module_& m) {
+  py::class_<ChatMessage>(m, "ChatMessage")
+      .def(py::init([](std::string role, std::string content, std::optional<std::string> reasoning,
+                       const std::vector<std::pair<std::string, std::string>>& tool_calls) {
+             ChatMessage message{std::move(role), std::move(content), std::move(reasoning), {}};
+             for (const auto& [name, arguments] : tool_calls) message.tool_calls.push_back({name, arguments});
+             return message;
+           }),
+           py::arg("role"), py::arg("content"), py::kw_only(), py::arg("reasoning") = py::none(),
+           py::arg("tool_calls") = py::list());
+  m.def(
+      "apply_chat_template",
+      [](const std::vector<ChatMessage>& messages, std::vector<std::string> tools, bool add_generation_prompt,
+         std::optional<bool> enable_thinking, bool use_tts_template) {
+        return apply_chat_template(
+            messages, {add_generation_prompt, enable_thinking, use_tts_template, std::move(tools)});
+      },
+      py::arg("messages"), py::kw_only(), py::arg("tools"), py::arg("add_generation_prompt"),
+      py::arg("enable_thinking"), py::arg("use_tts_template"));
+  m.def("image_placeholder", &image_placeholder, py::arg("id") = py::none(), py::arg("grid_columns") = 0,
+        py::arg("grid_rows") = 0, "What stands for a picture and the slices of its grid in a prompt.");
+  m.def("audio_rows", &audio_rows, py::arg("samples"),
+        "Embedding rows of a clip of so many samples at 16 kHz.");
+  m.def("audio_placeholder", &audio_placeholder, py::arg("samples"), py::arg("split") = false,
+        "What stands for a clip in a prompt; split makes spans of at most 10 rows.");
+  m.def(
+      "system_prompt",
+      [](std::string_view mode, std::string_view language, bool has_audio, bool server) {
+        auto p =
+            system_prompt(mode, language, has_audio, server ? PromptVariant::server : PromptVariant::hub);
+        return std::tuple(std::move(p.prefix), p.has_audio, std::move(p.suffix));
+      },
+      py::arg("mode"), py::arg("language"), py::arg("has_audio"), py::arg("server"));
+  m.def("default_duplex_prompt", &default_duplex_prompt, "The system prompt of a full-duplex session.");
+}
+
 }  // namespace
 
 void register_text(py::module_& m) {
   using Released = py::call_guard<py::gil_scoped_release>;
   bind_vocabulary(m);
+  bind_prompts(m);
   py::class_<Tokenizer>(
       m, "Tokenizer",
       "Byte-level BPE of the Qwen family, from the tokenizer.* keys of a GGUF file or from a Vocabulary.\n"

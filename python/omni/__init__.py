@@ -34,6 +34,7 @@ from omni.errors import (
     UnsupportedError,
 )
 from omni.language_model import Cache, LanguageModel
+from omni.prompts import apply_chat_template, system_prompt
 from omni.vision_encoder import VisionEncoder
 
 __version__ = "0.1.0"
@@ -62,10 +63,12 @@ __all__ = [
     "VisionEncoder",
     "Vocabulary",
     "__version__",
+    "apply_chat_template",
     "beam_search",
     "cpu_features",
     "default_threads",
     "list_devices",
+    "system_prompt",
 ]
 
 _logger = logging.getLogger("omni")
