@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -20,25 +22,35 @@ def run_command(
 ) -> int:
     """Parses `arguments` (the process's own by default), runs, and returns the exit code.
 
-    Unusable arguments give 2, every other error of ours 1, Ctrl-C 130. Warnings become lines on stderr.
+    Unusable arguments give 2, every other error 1, Ctrl-C 130. Errors are one line on stderr; with an option
+    `verbose` their traceback comes first. Warnings become lines on stderr.
     """
     args = parser.parse_args(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             run(args)
-    except InvalidArgumentError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return USAGE
-    except OmniError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return FAILED
-    except ModuleNotFoundError as error:
-        print(f"{parser.prog}: needs the package '{error.name}': pip install 'omni[all]'", file=sys.stderr)
-        return FAILED
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone; what Python still holds must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if getattr(args, "verbose", False):
+            traceback.print_exc()
+        print(f"{parser.prog}: {_describe(error)}", file=sys.stderr)
+        return USAGE if isinstance(error, InvalidArgumentError) else FAILED
     return DONE
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OmniError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs the package '{error.name}': pip install 'omni[all]'"
+    return f"internal error, please report it: {type(error).__name__}: {error}"
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

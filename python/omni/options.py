@@ -1,0 +1,229 @@
+"""The table of command-line options: flags, environment twins, help texts and documentation come from it.
+
+A command names the options it takes; `add_options` turns them into flags. Every option can also be set by an
+environment variable (`OMNI_` and the long flag in capitals); a flag wins over the variable, the variable over
+the default. `python -m omni.options` prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omni._ext import list_devices
+from omni.errors import InvalidArgumentError
+
+__all__ = ["OPTIONS", "Option", "add_options", "as_markdown", "device_of"]
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its flags, what its value may be, and what it is for."""
+
+    flags: tuple[str, ...]
+    help: str
+    group: str
+    parse: Callable[[str], Any] | None = str  # None: a switch without a value
+    metavar: str | None = None
+    default: Any = None
+    choices: tuple[str, ...] | None = None
+    repeat: bool = False  # may be given several times; the environment gives one value
+
+    @property
+    def name(self) -> str:
+        """Key in the table and attribute of the parsed arguments."""
+        return self.flags[-1].lstrip("-").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"OMNI_{self.name.upper()}"
+
+    def read(self, text: str) -> Any:
+        """The value of `text`. Raises ValueError with the reason."""
+        if self.parse is None:
+            if text.lower() not in _TRUE | _FALSE:
+                raise ValueError("must be 1 or 0")
+            return text.lower() in _TRUE
+        try:
+            value = self.parse(text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(str(error)) from error
+        if self.choices and value not in self.choices:
+            raise ValueError(f"must be one of {', '.join(self.choices)}")
+        return [value] if self.repeat else value
+
+
+def _number(kind: type, low: float, high: float | None = None) -> Callable[[str], Any]:
+    """A parser of numbers from `low` to `high`."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (value >= low and (high is None or value <= high)):
+            span = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"must be {span}, not {text}")
+        return value
+
+    return parse
+
+
+def _layers(text: str) -> str:
+    """Which device -ngl means; layers are not split between devices."""
+    if text in ("auto", "all") or (text.isdecimal() and not 0 < int(text) < 36):
+        return text if text in ("auto", "0") else "all"
+    raise argparse.ArgumentTypeError(
+        f"must be 0, all or auto, not {text!r}: a model runs on one device as a whole"
+    )
+
+
+_MODEL, _SAMPLING, _INPUT, _OUTPUT = "model", "sampling", "input", "output"
+
+_TABLE = (
+    Option(
+        ("-m", "--model"), "model directory, or the language model's GGUF file in it", _MODEL, str, "PATH"
+    ),
+    Option(("--quant",), "language model to take if there are several, such as Q4_K_M", _MODEL, str, "TYPE"),
+    Option(("-t", "--threads"), "threads on the processor (unset: one a core)", _MODEL, _number(int, 1, 512)),
+    Option(("-c", "--ctx-size"), "positions of context", _MODEL, _number(int, 16), default=8192),
+    Option(("-b", "--batch-size"), "rows computed at once", _MODEL, _number(int, 1, 65536), default=512),
+    Option(("-dev", "--device"), "device to compute on: a name, 'gpu' or 'cpu'", _MODEL, str, "NAME"),
+    Option(("-ngl", "--n-gpu-layers"), "0: processor, all: first GPU, auto: GPU if any", _MODEL, _layers),
+    Option(
+        ("-ctk", "--kv-type"),
+        "how keys and values are kept",
+        _MODEL,
+        default="f16",
+        choices=("f32", "f16", "q8_0"),
+    ),
+    Option(
+        ("-n", "--n-predict"),
+        "tokens to generate at most",
+        _SAMPLING,
+        _number(int, 1),
+        default=4096,
+    ),
+    Option(
+        ("--temp",), "temperature; 0 takes the best token", _SAMPLING, _number(float, 0, 100), default=0.7
+    ),
+    Option(("--top-k",), "choose among the k best tokens; 0: all", _SAMPLING, _number(int, 0), default=100),
+    Option(
+        ("--top-p",), "and of those among this much probability", _SAMPLING, _number(float, 0, 1), default=0.8
+    ),
+    Option(
+        ("--repeat-penalty",),
+        "lower tokens that the answer already has",
+        _SAMPLING,
+        _number(float, 0.01, 100),
+        default=1.02,
+    ),
+    Option(("-s", "--seed"), "seed of the random choices", _SAMPLING, _number(int, 0, 2**64 - 1)),
+    Option(("-p", "--prompt"), "question; without it a dialogue starts", _INPUT, str, "TEXT"),
+    Option(("-sys", "--system-prompt"), "system prompt", _INPUT, str, "TEXT"),
+    Option(("--image",), "picture: path or URL", _INPUT, str, "FILE", repeat=True),
+    Option(("--audio",), "sound: path or URL", _INPUT, str, "FILE", repeat=True),
+    Option(("--video",), "video: path or URL", _INPUT, str, "FILE", repeat=True),
+    Option(
+        ("--max-slices",),
+        "slices of a large picture at most (unset: 9, with a video 1)",
+        _INPUT,
+        _number(int, 1, 256),
+    ),
+    Option(
+        ("--stack-frames",),
+        "pictures a second of a video, all but one composed into one",
+        _INPUT,
+        _number(int, 1, 10),
+        default=1,
+    ),
+    Option(("--think",), "let the model reason first", _INPUT, None, default=False),
+    Option(("--json",), "results on stdout as JSON, one object a line", _OUTPUT, None, default=False),
+    Option(("-v", "--verbose"), "say more; errors with their traceback", _OUTPUT, None, default=False),
+)
+
+OPTIONS: Mapping[str, Option] = {option.name: option for option in _TABLE}
+
+
+def add_options(
+    parser: argparse.ArgumentParser, names: Iterable[str], environ: Mapping[str, str] | None = None
+) -> None:
+    """Adds options of the table to a parser, with values of the environment as defaults.
+
+    Exits as a usage error does if a variable's value is unusable.
+    """
+    environ = os.environ if environ is None else environ
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name in names:
+        option = OPTIONS[name]
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        default = option.default
+        if option.variable in environ:
+            try:
+                default = option.read(environ[option.variable])
+            except ValueError as error:
+                parser.error(f"environment variable {option.variable}: {error}")
+        _add(groups[option.group], option, default)
+
+
+def _add(group: argparse._ArgumentGroup, option: Option, default: Any) -> None:
+    common: dict[str, Any] = {
+        "dest": option.name,
+        "default": default,
+        "help": f"{option.help} [{option.variable}]",
+    }
+    if option.parse is None:
+        group.add_argument(*option.flags, action=argparse.BooleanOptionalAction, **common)
+        return
+    common |= {"type": option.parse, "choices": option.choices}
+    if option.metavar or not option.choices:
+        common["metavar"] = option.metavar or "N"
+    if option.repeat:
+        common["action"] = _Append
+    group.add_argument(*option.flags, **common)
+
+
+class _Append(argparse.Action):
+    """Collects values; the first flag on the command line replaces what the environment gave."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        given = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [values] if given is self.default else [*given, values])
+
+
+def device_of(args: argparse.Namespace) -> str | None:
+    """The device that --device and --n-gpu-layers ask for; None: the processor."""
+    if args.device is not None and args.n_gpu_layers is not None:
+        raise InvalidArgumentError("--device and --n-gpu-layers both choose the device; give one of them")
+    if args.n_gpu_layers == "auto":
+        return "gpu" if any(device.kind == "gpu" for device in list_devices()) else None
+    if args.n_gpu_layers is not None:
+        return "gpu" if args.n_gpu_layers == "all" else None
+    return None if args.device in (None, "cpu") else str(args.device)
+
+
+def as_markdown() -> str:
+    """The table of all options, for the documentation."""
+    lines = ["| flags | environment | default | meaning |", "|---|---|---|---|"]
+    for option in _TABLE:
+        flags = ", ".join(f"`{flag}`" for flag in option.flags)
+        default = "" if option.default in (None, False) else str(option.default)
+        lines.append(f"| {flags} | `{option.variable}` | {default} | {option.help} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(as_markdown())
