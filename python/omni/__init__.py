@@ -34,6 +34,7 @@ from omni.errors import (
     UnsupportedError,
 )
 from omni.language_model import Cache, LanguageModel
+from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
 from omni.vision_encoder import VisionEncoder
 
@@ -52,6 +53,7 @@ __all__ = [
     "FormatError",
     "InvalidArgumentError",
     "LanguageModel",
+    "MiniCPMO",
     "ModelFileError",
     "OmniError",
     "OutOfMemoryError",

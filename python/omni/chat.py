@@ -1,0 +1,227 @@
+"""`python -m omni.chat`: one question or a dialogue; text, pictures, sound and videos in, text out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from omni.command import run_command
+from omni.errors import InvalidArgumentError, OmniError
+from omni.options import add_options, device_of
+
+if TYPE_CHECKING:
+    from omni.generation import Generation
+    from omni.minicpmo import MiniCPMO
+
+_HELP = """\
+/image FILE  /audio FILE  /video FILE   add a picture, sound or video (path or URL) to the next message
+/clear   forget the dialogue      /help   this      /exit   leave (or Ctrl-D); Ctrl-C stops an answer
+"""
+_OPTIONS = (
+    "model", "quant", "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
+    "n_predict", "temp", "top_k", "top_p", "repeat_penalty", "seed",
+    "prompt", "system_prompt", "image", "audio", "video", "max_slices", "stack_frames", "think",
+    "json", "verbose",
+)  # fmt: skip
+_ITEM_TYPES = {"image": "image_url", "audio": "audio_url", "video": "video_url"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m omni.chat",
+        description="Ask the model. With -p one question, without it a dialogue; "
+        "several lines on standard input are one question.",
+        allow_abbrev=False,
+    )
+    add_options(parser, _OPTIONS)
+    return parser
+
+
+class Dialogue:
+    """What has been said, and how to go on."""
+
+    def __init__(self, model: MiniCPMO, args: argparse.Namespace) -> None:
+        self._model = model
+        self._args = args
+        self._items: list[dict[str, Any]] = []  # media for the next question
+        self._has_video = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything but the system prompt."""
+        self._messages: list[dict[str, Any]] = []
+        if self._args.system_prompt:
+            self._messages.append({"role": "system", "content": self._args.system_prompt})
+        self._has_video = False
+
+    def attach(self, kind: str, address: str) -> None:
+        """Adds a file to the next question, which reads it. Loads the encoders that it needs."""
+        if kind != "audio":
+            self._model.init_vision()
+        if kind != "image":
+            self._model.init_audio()
+        options: dict[str, Any] = {"url": address}
+        if kind == "video":
+            options |= {"stack_frames": self._args.stack_frames}
+            self._has_video = True
+        self._items.append({"type": _ITEM_TYPES[kind], _ITEM_TYPES[kind]: options})
+
+    def ask(self, question: str, write: Callable[[str], None]) -> tuple[str, Generation]:
+        """Answers; `write` gets the answer piece by piece. What was interrupted stays in the dialogue."""
+        from omni.messages import parse_messages
+
+        items = [*self._items, *([{"type": "text", "text": question}] if question else [])]
+        if not items:
+            raise InvalidArgumentError("the question is empty")
+        # Read once, not again with every later question.
+        message = {
+            "role": "user",
+            "content": list(parse_messages([{"role": "user", "content": items}])[0].parts),
+        }
+        args = self._args
+        stream = self._model.chat(
+            msgs=[*self._messages, message],
+            stream=True,
+            cache_prompt=True,
+            max_new_tokens=args.n_predict,
+            max_inp_length=args.ctx_size,
+            do_sample=args.temp > 0,
+            temperature=args.temp,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            repetition_penalty=args.repeat_penalty,
+            seed=args.seed,
+            enable_thinking=args.think,
+            max_slice_nums=args.max_slices or (1 if self._has_video else None),
+            use_image_id=False if self._has_video else None,
+        )
+        self._items = []
+        answer = ""
+        try:
+            for piece in stream:
+                answer += piece
+                write(piece)
+        finally:
+            self._messages += [message, {"role": "assistant", "content": answer}]
+        return answer, stream.result
+
+
+def run(args: argparse.Namespace) -> None:
+    """Loads the model and answers."""
+    if not args.model:
+        raise InvalidArgumentError("which model? give -m with a model directory or a GGUF file")
+    dialogue = Dialogue(load_model(args), args)
+    for kind in _ITEM_TYPES:
+        for address in getattr(args, kind) or []:
+            dialogue.attach(kind, address)
+    if args.prompt is not None:
+        _ask(dialogue, args.prompt, args)
+    elif sys.stdin.isatty():
+        _converse(dialogue, args)
+    else:
+        _ask(dialogue, sys.stdin.read().rstrip("\n"), args)
+
+
+def load_model(args: argparse.Namespace) -> MiniCPMO:
+    """Opens the language model and says on stderr what runs where."""
+    from omni.minicpmo import MiniCPMO
+
+    start = time.perf_counter()
+    model = MiniCPMO.from_pretrained(
+        args.model,
+        init_vision=False,
+        init_audio=False,
+        init_tts=False,
+        quant=args.quant,
+        n_ctx=args.ctx_size,
+        n_threads=args.threads,
+        n_batch=args.batch_size,
+        kv_type=args.kv_type,
+        device=device_of(args),
+    )
+    print(f"{model.describe()}, loaded in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return model
+
+
+def _ask(dialogue: Dialogue, question: str, args: argparse.Namespace) -> None:
+    write = _ignore if args.json else _write
+    answer, result = dialogue.ask(question, write)
+    if args.json:
+        print(json.dumps({"answer": answer, **_report(result)}, ensure_ascii=False), flush=True)
+    else:
+        _write("\n")
+    if args.verbose:
+        print(_timings(result), file=sys.stderr)
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def _ignore(piece: str) -> None:
+    pass
+
+
+def _report(result: Generation) -> dict[str, Any]:
+    values = asdict(result)
+    ids = values.pop("ids")
+    return {"tokens": len(ids), **values}
+
+
+def _timings(result: Generation) -> str:
+    computed = result.prompt_tokens - result.reused_tokens
+    return (
+        f"prompt: {computed} tokens in {result.prefill_seconds:.2f} s "
+        f"({computed / max(result.prefill_seconds, 1e-9):.1f}/s), {result.reused_tokens} reused; "
+        f"answer: {len(result.ids)} tokens in {result.decode_seconds:.2f} s "
+        f"({len(result.ids) / max(result.decode_seconds, 1e-9):.1f}/s)"
+    )
+
+
+def _converse(dialogue: Dialogue, args: argparse.Namespace) -> None:
+    """Reads questions and commands until the end of input."""
+    with contextlib.suppress(ImportError):  # Windows has its own line editing
+        import readline  # noqa: F401
+    print(_HELP, end="", file=sys.stderr)
+    while True:
+        try:
+            line = _read_line()
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        command, _, rest = line.partition(" ")
+        try:
+            if command in ("/exit", "/quit"):
+                return
+            if command == "/clear":
+                dialogue.clear()
+            elif command[1:] in _ITEM_TYPES and command.startswith("/"):
+                dialogue.attach(command[1:], rest.strip())
+            elif command.startswith("/"):
+                print(_HELP, end="", file=sys.stderr)
+            elif line:
+                _ask(dialogue, line, args)
+        except OmniError as error:
+            print(f"{error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\n(stopped)", file=sys.stderr)
+
+
+def _read_line() -> str:
+    if sys.stdout.isatty():
+        return input("> ").strip()
+    # input() writes its prompt to stdout, where only answers belong.
+    print("> ", end="", file=sys.stderr, flush=True)
+    return input().strip()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(build_parser(), run))

@@ -1,0 +1,506 @@
+"""The whole model behind one object, with the names, defaults and results of the published Python class."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni import _ext
+from omni.errors import InvalidArgumentError, ModelFileError, UnsupportedError
+from omni.fetch import Limits
+from omni.generation import (
+    Generation,
+    GenerationConfig,
+    PromptCache,
+    TextStream,
+    require_room,
+    row_keys,
+    sample,
+    search,
+)
+from omni.language_model import LanguageModel
+from omni.messages import Message, parse_messages
+from omni.model_files import ModelFiles, find_model_files
+from omni.prompt import Prompt, PromptOptions, build_prompt, splice
+from omni.vision_encoder import VisionEncoder
+
+__all__ = ["MiniCPMO"]
+
+Variant = Literal["hub", "server"]
+Quirks = Literal["fixed", "reference"]
+Messages = str | Sequence[Mapping[str, Any]]
+
+_logger = logging.getLogger("omni")
+_STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
+_AUDIO_CHUNK_SECONDS = 1.0
+_ENCODINGS_BYTES = 128 << 20
+# What programs written for PyTorch pass to from_pretrained, without a meaning here.
+_TORCH_ARGUMENTS = {
+    "trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "device_map", "low_cpu_mem_usage",
+    "cache_dir", "revision", "use_safetensors",
+}  # fmt: skip
+
+
+class MiniCPMO:
+    """MiniCPM-o 4.5: text, pictures and sound in, text out. Made by `from_pretrained`."""
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        variant: Variant,
+        quirks: Quirks,
+        n_ctx: int,
+        n_batch: int,
+        kv_type: Literal["f32", "f16", "q8_0"],
+        n_threads: int | None,
+        device: str | None,
+    ) -> None:
+        self.files = files
+        self._n_ctx, self._kv_type = n_ctx, kv_type
+        self._compute: dict[str, Any] = {"n_threads": n_threads, "device": device}
+        self.llm = LanguageModel(files.llm, n_ctx=n_ctx, n_batch=n_batch, kv_type=kv_type, **self._compute)
+        self.tokenizer = _ext.Tokenizer(files.llm)
+        self.variant = variant
+        self.quirks = quirks
+        self.vision: VisionEncoder | None = None
+        self.audio: Any = None  # AudioEncoder
+        self._stop_ids = [self.tokenizer.required_id(token) for token in _STOP_TOKENS]
+        self._tts_eos = self.tokenizer.required_id("<|tts_eos|>")
+        self._encodings = _EncodingCache(_ENCODINGS_BYTES)
+        self._dialogue: PromptCache | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        init_vision: bool = True,
+        init_audio: bool = True,
+        init_tts: bool = True,
+        variant: Variant = "hub",
+        quirks: Quirks = "fixed",
+        quant: str | None = None,
+        n_ctx: int = 8192,
+        n_threads: int | None = None,
+        device: str | None = None,
+        n_batch: int = 512,
+        kv_type: Literal["f32", "f16", "q8_0"] = "f16",
+        **kwargs: Any,
+    ) -> MiniCPMO:
+        """Opens a model directory in the layout of the official GGUF set, or the language model file in one.
+
+        Parts whose files are not there are left out; using one then says which file it needs.
+
+        Args:
+            model: path of the directory, or of the language model file.
+            init_vision, init_audio: load the encoders of pictures and sound.
+            init_tts: load the speech part.
+            variant: "hub", the released model package; "server", the public demo's.
+            quirks: "fixed", or "reference" for the exact behaviour of the published code, faults included.
+            quant: which language model, if the directory holds several ("Q4_K_M").
+            n_ctx: positions of context; prompt and answer together don't exceed it.
+            n_threads, device, n_batch, kv_type: as for `LanguageModel`.
+
+        Raises:
+            ModelFileError, FormatError, UnsupportedError, InvalidArgumentError, OutOfMemoryError, DeviceError
+        """
+        if variant not in ("hub", "server"):
+            raise InvalidArgumentError(f"variant must be 'hub' or 'server', not {variant!r}")
+        if quirks not in ("fixed", "reference"):
+            raise InvalidArgumentError(f"quirks must be 'fixed' or 'reference', not {quirks!r}")
+        _warn_unknown("from_pretrained", {key: kwargs[key] for key in kwargs if key not in _TORCH_ARGUMENTS})
+        files = find_model_files(Path(model), quant)
+        self = cls(
+            files,
+            variant=variant,
+            quirks=quirks,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            kv_type=kv_type,
+            n_threads=n_threads,
+            device=device,
+        )
+        if init_vision and files.vision is not None:
+            self.init_vision()
+        return self
+
+    # ---- parts ----
+
+    def init_vision(self) -> None:
+        """Loads the picture encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
+        if self.vision is None:
+            self.vision = VisionEncoder(self._part("vision"), **self._compute)
+
+    def init_audio(self) -> None:
+        """Loads the sound encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
+        if self.audio is None:
+            raise UnsupportedError("this version has no sound encoder yet")
+
+    def _part(self, name: Literal["vision", "audio"]) -> Path:
+        path: Path | None = getattr(self.files, name)
+        if path is None:
+            wanted = self.files.directory / name / f"*-{name}-*.gguf"
+            raise ModelFileError(f"this needs the {name} encoder, and there is no {wanted}")
+        return path
+
+    def eval(self) -> MiniCPMO:
+        """Does nothing: the model is always ready for inference."""
+        _logger.info("eval() does nothing: the model is always ready for inference")
+        return self
+
+    def cuda(self, *_: object) -> MiniCPMO:
+        """Does nothing: the device is chosen by from_pretrained(device=)."""
+        _logger.info("cuda() does nothing: choose the device with from_pretrained(device=)")
+        return self
+
+    def to(self, *_: object, **__: object) -> MiniCPMO:
+        """Does nothing: device and types are chosen by from_pretrained."""
+        _logger.info("to() does nothing: choose the device with from_pretrained(device=)")
+        return self
+
+    # ---- chat ----
+
+    def get_sys_prompt(
+        self,
+        ref_audio: str | os.PathLike[str] | NDArray[np.float32] | None = None,
+        mode: str = "default",
+        language: str = "en",
+        ref_audio_max_ms: int | None = None,
+    ) -> dict[str, Any]:
+        """The system message of a mode: omni, audio_assistant, audio_roleplay, voice_cloning or default.
+
+        Args:
+            ref_audio: the voice to speak with: a file, or samples (mono, 16 kHz).
+            mode: what the model is to be; an unknown one gives the default prompt.
+            language: "zh" or "en".
+            ref_audio_max_ms: take only so much of the file.
+        """
+        if isinstance(ref_audio, (str, os.PathLike)):
+            from omni.audio_io import load_audio
+
+            seconds = None if ref_audio_max_ms is None else ref_audio_max_ms / 1000
+            ref_audio = load_audio(ref_audio, max_seconds=seconds)
+        before, has_voice, after = _ext.system_prompt(
+            mode, language, ref_audio is not None, self.variant == "server"
+        )
+        voice = [ref_audio] if has_voice else []
+        return {"role": "system", "content": [before, *voice, *([] if after is None else [after])]}
+
+    def chat(
+        self,
+        image: Any = None,
+        msgs: Messages | Sequence[Sequence[Mapping[str, Any]]] | None = None,
+        tokenizer: Any = None,
+        processor: Any = None,
+        vision_hidden_states: NDArray[np.float32] | None = None,
+        max_new_tokens: int = 4096,
+        min_new_tokens: int = 0,
+        do_sample: bool = True,
+        max_inp_length: int = 8192,
+        stream: bool = False,
+        stream_input: bool = False,
+        max_slice_nums: int | None = None,
+        use_image_id: bool | None = None,
+        enable_thinking: bool = False,
+        use_tts_template: bool = False,
+        generate_audio: bool = False,
+        output_audio_path: str | None = None,
+        output_tts_inputs_embeds_path: str | None = None,
+        omni_mode: bool = False,
+        teacher_forcing: bool = False,
+        return_prompt: bool = False,
+        tts_proj_layer: int = -1,
+        tts_sampling_params: Any = None,
+        merge_audio_from_same_content: bool = True,
+        *,
+        num_beams: int | None = None,
+        temperature: float = 0.7,
+        top_p: float = 0.8,
+        top_k: int = 100,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        cache_prompt: bool = False,
+        limits: Limits | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Answers a dialogue.
+
+        Args:
+            image: a picture to put before the first message's text.
+            msgs: the dialogue (see `omni.messages.parse_messages`), a list of dialogues, or JSON text.
+            tokenizer, processor: accepted and not used; the model brings its own.
+            vision_hidden_states: embeddings [k, 64, D] to use for the pictures instead of encoding them.
+            max_new_tokens, min_new_tokens: length of the answer in tokens.
+            do_sample: draw tokens; otherwise take the best.
+            max_inp_length: tokens of the prompt at most; a longer one is refused.
+            stream: return an iterator over the text.
+            stream_input: write clips in groups of one second.
+            max_slice_nums: slices of a large picture at most (None: 9).
+            use_image_id: number the pictures (None: yes).
+            enable_thinking: let the model reason first; the reasoning is part of the answer.
+            use_tts_template: prepare a spoken answer; sound in the dialogue does so, too.
+            generate_audio, output_audio_path, output_tts_inputs_embeds_path, teacher_forcing, tts_proj_layer,
+                tts_sampling_params: of speech; not available yet.
+            omni_mode: items of a message follow one another without line breaks, for interleaved video.
+            return_prompt: also return the prompt's text.
+            merge_audio_from_same_content: encode the clips of one message as one.
+            num_beams: None: 3 as published, 1 with `stream`. 1 is three times as fast.
+            temperature, top_p, top_k, repetition_penalty: of the choice of tokens (penalty None: 1.02, or
+                1.2 for a beam search with do_sample=False).
+            seed: makes drawing reproducible.
+            cache_prompt: keep the context, and compute of the next such prompt only what differs.
+            limits: what addresses in the messages may be read.
+
+        Returns:
+            The answer's text, a list of them for a list of dialogues, or a `TextStream`; with `return_prompt`
+            a pair of that and the prompt.
+        """
+        if generate_audio or teacher_forcing:
+            raise UnsupportedError(
+                "this version answers in text only: generate_audio and teacher_forcing need speech"
+            )
+        _warn_unknown("chat", kwargs)
+        if msgs is None:
+            raise InvalidArgumentError("chat needs msgs, a list of messages")
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            do_sample=do_sample,
+            num_beams=num_beams or (1 if stream else 3),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        if stream and config.num_beams > 1:
+            raise InvalidArgumentError(
+                "a beam search can't be streamed: num_beams must be 1 with stream=True"
+            )
+        options = PromptOptions(
+            max_slice_nums=max_slice_nums,
+            use_image_id=use_image_id,
+            enable_thinking=enable_thinking,
+            use_tts_template=use_tts_template,
+            omni_mode=omni_mode,
+            stream_input=stream_input,
+            max_inp_length=max_inp_length,
+        )
+        if _is_batch(msgs):
+            if stream:
+                raise InvalidArgumentError("only one dialogue can be streamed")
+            dialogues: list[Any] = list(msgs)
+            pictures = image if isinstance(image, list) else [image] * len(msgs)
+        else:
+            dialogues, pictures = [msgs], [image]
+        if len(pictures) != len(dialogues):
+            raise InvalidArgumentError(f"{len(pictures)} images for {len(dialogues)} dialogues")
+
+        answers, prompts = [], []
+        for dialogue, picture in zip(dialogues, pictures, strict=True):
+            messages = self._parse(dialogue, picture, limits)
+            prompt = build_prompt(self.tokenizer, messages, options)
+            answer = self._answer(
+                prompt, config, vision_hidden_states, merge_audio_from_same_content, cache_prompt
+            )
+            answers.append(answer if stream else "".join(answer))
+            prompts.append(prompt.text)
+        if _is_batch(msgs):
+            return (answers, prompts) if return_prompt else answers
+        return (answers[0], prompts[0]) if return_prompt else answers[0]
+
+    def _parse(self, msgs: Any, image: Any, limits: Limits | None) -> list[Message]:
+        messages = parse_messages(msgs, limits=limits, assistant_first=self.quirks == "fixed")
+        if image is None:
+            return messages
+        if len(messages[0].parts) != 1 or not isinstance(messages[0].parts[0], str):
+            warnings.warn("image= is ignored: the first message brings its own content", stacklevel=3)
+            return messages
+        first = parse_messages(
+            [{"role": messages[0].role, "content": [image, messages[0].parts[0]]}], limits=limits
+        )
+        return [first[0], *messages[1:]]
+
+    def _answer(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig,
+        vision_rows: NDArray[np.float32] | None,
+        merge_clips: bool,
+        keep: bool,
+    ) -> TextStream:
+        """Computes the prompt at once, the answer as it is read."""
+        require_room(len(prompt.ids), self._n_ctx)
+        start = time.perf_counter()
+        embeds = self.embed_prompt(prompt, vision_rows=vision_rows, merge_clips=merge_clips)
+        result = Generation(prompt_tokens=len(prompt.ids))
+        if keep:
+            state = self._dialogue = self._dialogue or PromptCache(self.llm, self._n_ctx)
+        else:
+            state = PromptCache(self.llm, min(self._n_ctx, len(prompt.ids) + config.max_new_tokens))
+        is_media = np.zeros(len(prompt.ids), np.bool_)
+        for first, end in (*prompt.image_spans, *prompt.audio_spans):
+            is_media[first:end] = True
+        keys = row_keys(prompt.ids, embeds, is_media)
+        logits, result.reused_tokens = state.prefill(keys, embeds)
+        result.prefill_seconds = time.perf_counter() - start
+        if config.num_beams > 1:
+            search(self.llm, state, logits, self._stop_ids, config, result)
+            tokens = iter(result.ids)
+        else:
+            tokens = sample(self.llm, state, logits, self._stop_ids, config, result)
+        return TextStream(self._text(tokens, result), result)
+
+    def embed_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        vision_rows: NDArray[np.float32] | None = None,
+        merge_clips: bool = True,
+    ) -> NDArray[np.float32]:
+        """Embeddings [n, D] of a prompt, pictures and clips encoded."""
+        embeds = self.llm.embed(prompt.ids)
+        if vision_rows is not None:
+            rows = np.asarray(vision_rows, np.float32).reshape(-1, embeds.shape[1])
+            wanted = sum(end - first for first, end in prompt.image_spans)
+            if len(rows) != wanted:
+                raise InvalidArgumentError(
+                    f"vision_hidden_states has {len(rows)} rows; the prompt needs {wanted}"
+                )
+            splice(embeds, prompt.image_spans, rows)
+        elif prompt.pictures:
+            encoded = [self._encode_picture(picture, prompt.options.slices) for picture in prompt.pictures]
+            splice(embeds, prompt.image_spans, np.concatenate(encoded))
+        if prompt.clips:
+            splice(embeds, prompt.audio_spans, self._encode_clips(prompt.clips, merge_clips))
+        return embeds
+
+    def _encode_picture(self, pixels: NDArray[np.uint8], max_slices: int) -> NDArray[np.float32]:
+        """Rows [k * 64, D]."""
+        if self.vision is None:
+            self._part("vision")
+            raise InvalidArgumentError("the model was loaded without the picture encoder: call init_vision()")
+
+        vision = self.vision
+
+        def encode() -> NDArray[np.float32]:
+            rows = vision.encode(pixels, max_slice_nums=max_slices)
+            return rows.reshape(-1, rows.shape[-1])
+
+        return self._encodings.get((pixels, max_slices), encode)
+
+    def _encode_clips(
+        self, clips: Sequence[Sequence[NDArray[np.float32]]], merge: bool
+    ) -> NDArray[np.float32]:
+        """Rows [k, D] of all clips, in order. The clips of a message are encoded as one."""
+        if self.audio is None:
+            self._part("audio")
+            raise InvalidArgumentError("the model was loaded without the sound encoder: call init_audio()")
+        parts = [np.concatenate(c) for c in clips] if merge else [clip for c in clips for clip in c]
+
+        def encode(part: NDArray[np.float32]) -> NDArray[np.float32]:
+            rows: NDArray[np.float32] = self.audio.encode(part, chunk_seconds=_AUDIO_CHUNK_SECONDS)
+            return rows
+
+        return np.concatenate(
+            [self._encodings.get((part, 0), functools.partial(encode, part)) for part in parts]
+        )
+
+    # ---- text of an answer ----
+
+    def _text(self, tokens: Iterator[int], result: Generation) -> Iterator[str]:
+        """Text of generated tokens: up to the end of the spoken text, without the marks of start and end."""
+        detokenizer = _ext.Detokenizer(self.tokenizer)
+        start = self.tokenizer.required_id("<|im_start|>")
+        for position, token in enumerate(tokens):
+            if token in self._stop_ids or token == self._tts_eos:
+                result.finish = "stop"
+                break
+            # The published code takes 0, which is "!", for padding.
+            if (position == 0 and token == start) or (token == 0 and self.quirks == "reference"):
+                continue
+            if piece := detokenizer.push(token):
+                yield piece
+        if rest := detokenizer.flush():
+            yield rest
+
+    def describe(self) -> str:
+        """One line: files, quantisation, device and memory."""
+        info = self.llm.info
+        parts = [name for name, part in (("vision", self.vision), ("audio", self.audio)) if part is not None]
+        with_parts = f" with {' and '.join(parts)}" if parts else ""
+        per_value = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}[self._kv_type]
+        context = int(2 * info.n_layers * info.n_kv_heads * info.head_dim * per_value * self._n_ctx)
+        llm = self.files.llm
+        return (
+            f"{llm.name}{with_parts}: {quantisation(llm)}, {_gigabytes(info.file_bytes)}, "
+            f"on {self.llm.device_name}, context {self._n_ctx} ({_gigabytes(context)})"
+        )
+
+
+class _EncodingCache:
+    """Embeddings of what was encoded last, found by content."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._rows: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+
+    def get(
+        self, source: tuple[NDArray[Any], int], encode: Callable[[], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """The embeddings of an array and a setting; `encode` makes them."""
+        values, setting = source
+        head = f"{values.dtype}{values.shape}{setting}".encode()
+        key = hashlib.blake2b(head + np.ascontiguousarray(values).tobytes()).digest()
+        if key in self._rows:
+            self._rows.move_to_end(key)
+            return self._rows[key]
+        rows = encode()
+        self._rows[key] = rows
+        self._bytes += rows.nbytes
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._rows.popitem(last=False)[1].nbytes
+        return rows
+
+
+def quantisation(gguf: Path) -> str:
+    """Name of the mix of types in a language model file, as its general.file_type says."""
+    from omni.convert.weight_types import MIXES
+
+    file = _ext.GgufFile(str(gguf))
+    keys = file.keys()
+    if "general.file_type" not in keys:
+        return "unknown quantisation"
+    value = file.describe("general.file_type")
+    return next((name for name, mix in MIXES.items() if str(mix.file_type) == value), f"file type {value}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _is_batch(msgs: Any) -> bool:
+    return (
+        isinstance(msgs, Sequence)
+        and not isinstance(msgs, str)
+        and len(msgs) > 0
+        and isinstance(msgs[0], (list, tuple))
+    )
+
+
+def _warn_unknown(function: str, kwargs: Mapping[str, Any]) -> None:
+    for name in kwargs:
+        warnings.warn(f"{function}() ignores the argument {name}, which it doesn't know", stacklevel=3)
