@@ -1,0 +1,157 @@
+/* The C interface of omni, stable within a major version.
+ *
+ *   omni_model_params params = omni_model_default_params();
+ *   omni_model* model = NULL;
+ *   if (omni_model_open("MiniCPM-o-4_5-Q4_K_M.gguf", &params, &model) != OMNI_OK) {
+ *     fprintf(stderr, "%s\n", omni_last_error());
+ *   }
+ *
+ * Every function that can fail returns an omni_status; results come back through pointers, which are
+ * untouched on failure. Texts are UTF-8, paths too, on every system. Objects are freed with their own free
+ * function, in any order: a cache keeps its model alive. A model and a tokenizer may be used from many
+ * threads, everything else from one thread at a time. Parameter structs come from their default function, so
+ * that new members have values.
+ */
+#ifndef OMNI_OMNI_H
+#define OMNI_OMNI_H
+
+#include "omni/export.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum omni_status {
+  OMNI_OK = 0,
+  OMNI_INVALID_ARGUMENT = 1, /* a value the caller gave is unusable */
+  OMNI_FILE = 2,             /* a file is missing or can't be read */
+  OMNI_FORMAT = 3,           /* a file's content is damaged or of another model */
+  OMNI_UNSUPPORTED = 4,      /* well-formed, but this build or device can't do it */
+  OMNI_CONTEXT_FULL = 5,     /* the KV cache has no room for the tokens */
+  OMNI_OUT_OF_MEMORY = 6,
+  OMNI_DEVICE = 7,    /* a compute device failed or was lost */
+  OMNI_CANCELLED = 8, /* stopped on request */
+  OMNI_INTERNAL = 9   /* a fault of omni itself */
+} omni_status;
+
+/* "0.1.0" */
+OMNI_API const char* omni_version(void);
+/* A short name, such as "context full". */
+OMNI_API const char* omni_status_name(omni_status status);
+/* What went wrong in the last call of this thread that failed: which file, tensor or value, and what to do.
+ * Valid until the thread's next failing call; never NULL. */
+OMNI_API const char* omni_last_error(void);
+
+/* ---- messages ---- */
+
+typedef enum omni_log_level {
+  OMNI_LOG_DEBUG = 0,
+  OMNI_LOG_INFO = 1,
+  OMNI_LOG_WARNING = 2,
+  OMNI_LOG_ERROR = 3
+} omni_log_level;
+typedef void (*omni_log_callback)(omni_log_level level, const char* message, void* user);
+/* Sends messages from `minimum` on to `callback`, from any thread; NULL silences (the default). */
+OMNI_API void omni_set_log(omni_log_callback callback, omni_log_level minimum, void* user);
+
+/* ---- devices ---- */
+
+typedef struct omni_device_info {
+  const char* name; /* for omni_model_params.device; valid until the thread's next call of omni_device_get */
+  const char* description;
+  const char* kind;      /* "cpu", "gpu", "igpu" or "accel" */
+  uint64_t memory_free;  /* bytes, 0 if unknown */
+  uint64_t memory_total; /* bytes, 0 if unknown */
+} omni_device_info;
+
+OMNI_API size_t omni_device_count(void);
+OMNI_API omni_status omni_device_get(size_t index, omni_device_info* info);
+
+/* ---- tokenizer ---- */
+
+typedef struct omni_tokenizer omni_tokenizer;
+
+/* From the language model's GGUF file. */
+OMNI_API omni_status omni_tokenizer_open(const char* path, omni_tokenizer** tokenizer);
+OMNI_API void omni_tokenizer_free(omni_tokenizer* tokenizer);
+OMNI_API int32_t omni_tokenizer_size(const omni_tokenizer* tokenizer);
+/* The id of a token by its text, such as "<|im_end|>", or -1. */
+OMNI_API int32_t omni_tokenizer_find(const omni_tokenizer* tokenizer, const char* text);
+/* Writes at most `capacity` ids; `count` gets the number of ids the text has. Call with capacity 0 to ask for
+ * it. */
+OMNI_API omni_status omni_tokenize(const omni_tokenizer* tokenizer, const char* text, size_t text_bytes,
+                                   int32_t* ids, size_t capacity, size_t* count);
+/* Writes at most `capacity` bytes of UTF-8 without a closing 0; `bytes` gets the text's whole size. */
+OMNI_API omni_status omni_detokenize(const omni_tokenizer* tokenizer, const int32_t* ids, size_t count,
+                                     int skip_special, char* text, size_t capacity, size_t* bytes);
+
+/* ---- language model ---- */
+
+typedef struct omni_model omni_model;
+typedef struct omni_cache omni_cache;
+
+typedef struct omni_model_params {
+  int32_t n_ctx;             /* positions of a cache, default 4096 */
+  int32_t n_batch;           /* rows computed at once, default 512 */
+  int32_t n_threads;         /* 0: one for each physical core */
+  int32_t poll;              /* 0 (sleep) to 100 (spin), default 50 */
+  const char* device;        /* name of a device, "gpu", or NULL for the processor */
+  const char* kv_type;       /* "f32", "f16" (default) or "q8_0" */
+  const char* weight_format; /* "stored" (default), "bf16" or "q8_0": how float weights are held */
+  int32_t repack;            /* 1: quantised weights may be copied into a faster layout (default) */
+} omni_model_params;
+
+OMNI_API omni_model_params omni_model_default_params(void);
+OMNI_API omni_status omni_model_open(const char* path, const omni_model_params* params, omni_model** model);
+OMNI_API void omni_model_free(omni_model* model);
+OMNI_API int64_t omni_model_width(const omni_model* model);   /* D, the size of a hidden state */
+OMNI_API int64_t omni_model_n_vocab(const omni_model* model); /* V */
+OMNI_API int64_t omni_model_n_layers(const omni_model* model);
+/* Rows of the embedding table: ids [count] -> out [count, D]. */
+OMNI_API omni_status omni_model_embed(const omni_model* model, const int32_t* ids, size_t count, float* out);
+
+/* An empty KV cache of `n_ctx` positions (0: the model's). */
+OMNI_API omni_status omni_cache_new(omni_model* model, int64_t n_ctx, omni_cache** cache);
+OMNI_API void omni_cache_free(omni_cache* cache);
+OMNI_API int64_t omni_cache_length(const omni_cache* cache);
+OMNI_API omni_status omni_cache_truncate(omni_cache* cache, int64_t length);
+/* Removes rows [first, first + count); the rows behind take their places. */
+OMNI_API omni_status omni_cache_remove(omni_cache* cache, int64_t first, int64_t count);
+
+/* Appends tokens to the cache and computes them: prefill with many, decode with one. `hidden` [count, D] and
+ * `logits` [V] of the last token may be NULL if they are not wanted. On failure the cache is as before. */
+OMNI_API omni_status omni_decode(omni_model* model, omni_cache* cache, const int32_t* ids, size_t count,
+                                 float* hidden, float* logits);
+/* The same with embeddings [count, D] as input: text, image or audio rows alike. */
+OMNI_API omni_status omni_decode_embeds(omni_model* model, omni_cache* cache, const float* embeds,
+                                        size_t count, float* hidden, float* logits);
+
+/* ---- sampling ---- */
+
+typedef struct omni_sampler omni_sampler;
+
+typedef struct omni_sampler_params {
+  int32_t greedy; /* 1: the most likely token, after penalties */
+  float temperature;
+  int32_t top_k; /* 0: off */
+  float top_p;   /* 1: off */
+  float repetition_penalty;
+  uint64_t seed;
+} omni_sampler_params;
+
+/* The published defaults of chat: temperature 0.7, top-k 100, top-p 0.8, penalty 1.02. */
+OMNI_API omni_sampler_params omni_sampler_default_params(void);
+OMNI_API omni_status omni_sampler_new(int32_t n_vocab, const omni_sampler_params* params,
+                                      omni_sampler** sampler);
+OMNI_API void omni_sampler_free(omni_sampler* sampler);
+/* Chooses the next token from logits [n_vocab] and remembers it for the penalty. */
+OMNI_API omni_status omni_sample(omni_sampler* sampler, const float* logits, int32_t* id);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* OMNI_OMNI_H */
