@@ -11,4 +11,5 @@ PYBIND11_MODULE(_ext, m) {
   omni::python::register_text(m);
   omni::python::register_audio(m);
   omni::python::register_sampler(m);
+  omni::python::register_session(m);
 }
