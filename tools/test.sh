@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Sets up everything from nothing and runs every test: Python, C++ under sanitizers, fuzzers, linters.
+#
+#   tools/test.sh            all of it (about 20 minutes on 2 cores)
+#   tools/test.sh quick      the Python package and its tests only
+#
+# Needs python3 (3.10+) with venv, and a C++20 compiler; for the C++ part also what `tools/test.sh packages` names.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+system_packages="g++ clang clang-format clang-tidy libgtest-dev"
+if [ "${1:-}" = packages ]; then
+  echo "$system_packages"
+  exit 0
+fi
+
+step() { printf '\n== %s\n' "$*"; }
+
+work="${OMNI_TEST_DIR:-$PWD/build-test}"
+mkdir -p "$work"
+
+step "a new virtual environment, and the package as a user installs it"
+rm -rf "$work/venv"
+python3 -m venv "$work/venv"
+python="$work/venv/bin/python"
+"$python" -m pip install --quiet --upgrade pip
+"$python" -m pip install '.[dev]'
+
+step "the Python tests, from another directory, so that the installed package is what runs"
+(cd "$work" && "$python" -m pytest -c ../pyproject.toml --rootdir .. -q "$OLDPWD/tests")
+if [ "${1:-}" = quick ]; then exit 0; fi
+
+step "linters, formatters, types"
+"$work/venv/bin/ruff" check .
+"$work/venv/bin/ruff" format --check .
+(cd python && "$work/venv/bin/mypy" --config-file ../pyproject.toml -p omni)
+git ls-files '*.cpp' '*.h' '*.c' | xargs clang-format --dry-run --Werror
+
+cmake="$work/venv/bin/cmake"
+ctest="$work/venv/bin/ctest"
+"$python" -m pip install --quiet cmake ninja
+
+step "the C++ library, installed, and a C program built against it"
+"$cmake" --preset release -B "$work/release" -DCMAKE_INSTALL_PREFIX="$work/prefix"
+"$cmake" --build "$work/release"
+"$ctest" --test-dir "$work/release" --output-on-failure
+"$cmake" --install "$work/release"
+OMNI_PREFIX="$work/prefix" CMAKE="$cmake" "$python" -m pytest -q tests/test_c_interface.py
+
+step "clang-tidy"
+git ls-files 'cpp/src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$work/release"
+
+step "AddressSanitizer and UndefinedBehaviorSanitizer"
+"$cmake" --preset asan -B "$work/asan" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
+"$cmake" --build "$work/asan"
+"$ctest" --test-dir "$work/asan" --output-on-failure
+
+step "ThreadSanitizer"
+"$cmake" --preset tsan -B "$work/tsan" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
+"$cmake" --build "$work/tsan"
+"$ctest" --test-dir "$work/tsan" --output-on-failure
+
+step "fuzzers, half a minute each"
+"$cmake" --preset fuzz -B "$work/fuzz" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
+"$cmake" --build "$work/fuzz"
+for target in "$work"/fuzz/cpp/tests/fuzz_*; do
+  [ -x "$target" ] && [ -f "$target" ] || continue
+  name="$(basename "$target")"
+  mkdir -p "$work/corpus-$name"
+  "$target" -max_total_time=30 -rss_limit_mb=2048 -print_final_stats=1 "$work/corpus-$name" "cpp/tests/corpus/${name#fuzz_}"
+done
+
+step "all passed"
