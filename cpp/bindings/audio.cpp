@@ -1,6 +1,7 @@
-// bindings/audio.cpp - log-mel features.
+// bindings/audio.cpp - log-mel features, the audio encoder and its streams.
 #include "omni/audio.h"
 
+#include "omni/audio_encoder.h"
 #include "omni/error.h"
 
 #include <algorithm>
@@ -90,10 +91,145 @@ void register_mel(py::module_& m) {
       .def("copy", [](const MelStream& self) { return std::make_unique<MelStream>(self); });
 }
 
+py::array_t<float> to_embeddings(const AudioEncoderInfo& info, std::vector<float>&& values) {
+  const auto width = static_cast<py::ssize_t>(info.embed_width);
+  const auto rows = static_cast<py::ssize_t>(values.size()) / width;
+  return to_array(std::move(values), {rows, width});
+}
+
+py::array_t<float> encode(const AudioEncoder& encoder, const std::vector<FloatArray>& wavs,
+                          std::optional<double> chunk_seconds) {
+  std::vector<std::span<const float>> clips;
+  for (const FloatArray& wav : wavs) clips.push_back(samples_of(wav));
+  std::vector<float> embeds;
+  {
+    const py::gil_scoped_release release;
+    embeds = encoder.encode_batch(clips, chunk_seconds);
+  }
+  return to_embeddings(encoder.info(), std::move(embeds));
+}
+
+py::dict inspect(const AudioEncoder& encoder, const FloatArray& wav, std::optional<double> chunk_seconds) {
+  const auto samples = samples_of(wav);
+  AudioStages stages;
+  {
+    const py::gil_scoped_release release;
+    stages = encoder.inspect(samples, chunk_seconds);
+  }
+  py::dict out;
+  const auto add = [&](const char* name, std::vector<float>& values, int64_t width) {
+    const auto rows = static_cast<py::ssize_t>(values.size()) / static_cast<py::ssize_t>(width);
+    out[name] = to_array(std::move(values), {rows, static_cast<py::ssize_t>(width)});
+  };
+  add("conv1", stages.conv1, encoder.info().width);
+  add("conv2", stages.conv2, encoder.info().width);
+  add("layer0", stages.layer0, encoder.info().width);
+  add("encoded", stages.encoded, encoder.info().width);
+  add("projected", stages.projected, encoder.info().embed_width);
+  add("embeds", stages.embeds, encoder.info().embed_width);
+  return out;
+}
+
+// A stream with the sizes that its arrays need.
+struct Stream {
+  std::shared_ptr<AudioEncoder> encoder;
+  std::unique_ptr<AudioStream> stream;
+};
+
+void register_encoder(py::module_& m) {
+  py::class_<AudioEncoderInfo>(m, "AudioEncoderInfo")
+      .def_readonly("n_layers", &AudioEncoderInfo::n_layers)
+      .def_readonly("width", &AudioEncoderInfo::width)
+      .def_readonly("n_heads", &AudioEncoderInfo::n_heads)
+      .def_readonly("ffn_width", &AudioEncoderInfo::ffn_width)
+      .def_readonly("n_positions", &AudioEncoderInfo::n_positions)
+      .def_readonly("bins", &AudioEncoderInfo::bins)
+      .def_readonly("pool", &AudioEncoderInfo::pool)
+      .def_readonly("embed_width", &AudioEncoderInfo::embed_width)
+      .def_readonly("parameters", &AudioEncoderInfo::parameters)
+      .def_readonly("file_bytes", &AudioEncoderInfo::file_bytes)
+      .def_readonly("copied_bytes", &AudioEncoderInfo::copied_bytes);
+
+  py::class_<Stream>(m, "AudioStream")
+      .def(
+          "push",
+          [](Stream& self, const FloatArray& wav) {
+            const auto samples = samples_of(wav);
+            std::vector<float> embeds;
+            {
+              const py::gil_scoped_release release;
+              self.stream->push(samples, embeds);
+            }
+            return to_embeddings(self.encoder->info(), std::move(embeds));
+          },
+          py::arg("wav"))
+      .def("flush",
+           [](Stream& self) {
+             std::vector<float> embeds;
+             {
+               const py::gil_scoped_release release;
+               self.stream->flush(embeds);
+             }
+             return to_embeddings(self.encoder->info(), std::move(embeds));
+           })
+      .def("reset", [](Stream& self) { self.stream->reset(); })
+      .def("clone",
+           [](const Stream& self) {
+             const py::gil_scoped_release release;
+             return std::make_unique<Stream>(Stream{self.encoder, self.stream->clone()});
+           })
+      .def_property_readonly("length", [](const Stream& self) { return self.stream->length(); })
+      .def("_encoded", [](const Stream& self) {
+        const auto rows = self.stream->encoded();
+        const auto width = static_cast<py::ssize_t>(self.encoder->info().width);
+        return to_array(std::vector<float>(rows.begin(), rows.end()),
+                        {static_cast<py::ssize_t>(rows.size()) / width, width});
+      });
+
+  py::class_<AudioEncoder, std::shared_ptr<AudioEncoder>>(m, "AudioEncoder")
+      .def_static(
+          "open",
+          [](const std::string& path, int n_threads, const std::string& device, int poll,
+             const std::string& weight_format, bool repack, const std::string& kv_type) {
+            const py::gil_scoped_release release;
+            return AudioEncoder::open(path, {weight_format, repack, kv_type, {device, n_threads, poll}});
+          },
+          py::arg("path"), py::kw_only(), py::arg("n_threads"), py::arg("device"), py::arg("poll"),
+          py::arg("weight_format"), py::arg("repack"), py::arg("kv_type"))
+      .def_static(
+          "synthetic",
+          [](const std::string& type, int64_t n_layers, int n_threads, const std::string& device, int poll,
+             const std::string& weight_format, bool repack, const std::string& kv_type) {
+            const py::gil_scoped_release release;
+            SyntheticAudioEncoder sizes;
+            sizes.type = type;
+            sizes.n_layers = n_layers;
+            return AudioEncoder::synthetic(sizes,
+                                           {weight_format, repack, kv_type, {device, n_threads, poll}});
+          },
+          py::arg("type"), py::arg("n_layers"), py::kw_only(), py::arg("n_threads"), py::arg("device"),
+          py::arg("poll"), py::arg("weight_format"), py::arg("repack"), py::arg("kv_type"))
+      .def_property_readonly("info", &AudioEncoder::info)
+      .def_property_readonly("device_name", &AudioEncoder::device_name)
+      .def_property_readonly("mel", [](const AudioEncoder& self) { return self.mel(); })
+      .def("embedding_count", &AudioEncoder::embedding_count, py::arg("samples"))
+      .def("encode", &encode, py::arg("wavs"), py::arg("chunk_seconds"))
+      .def(
+          "stream",
+          [](const std::shared_ptr<AudioEncoder>& self, const std::string& mode) {
+            const MelStreamOptions options = stream_options(mode);
+            const py::gil_scoped_release release;
+            return std::make_unique<Stream>(Stream{self, self->stream(options)});
+          },
+          py::arg("mode"))
+      .def("_inspect", &inspect, py::arg("wav"), py::arg("chunk_seconds"));
+}
+
 }  // namespace
 
 void register_audio(py::module_& m) {
   register_mel(m);
+  register_encoder(m);
   m.def(
       "mel_filter_bank",
       [](int bins) {

@@ -22,6 +22,7 @@ from omni._ext import (
     default_threads,
     list_devices,
 )
+from omni.audio_encoder import AudioEncoder, AudioStream
 from omni.errors import (
     CancelledError,
     ContextFullError,
@@ -41,6 +42,8 @@ from omni.vision_encoder import VisionEncoder
 __version__ = "0.1.0"
 
 __all__ = [
+    "AudioEncoder",
+    "AudioStream",
     "Cache",
     "CancelledError",
     "ChatSampler",

@@ -8,14 +8,18 @@
 namespace omni {
 
 void RandomWeights::operator()(const GgufTensor& t, uint8_t* data) {
-  if (t.n_dims == 1) {
-    std::fill_n(reinterpret_cast<float*>(data), t.ne[0], t.name.ends_with("bias") ? 0.0F : 1.0F);
+  const bool is_bias = t.name.ends_with("bias");
+  if (t.n_dims == 1 || is_bias) {
+    std::fill_n(reinterpret_cast<float*>(data), t.elements(), is_bias ? 0.0F : 1.0F);
     return;
   }
   const int64_t all = t.elements() / t.ne[0];
-  const int64_t rows = rows_ == 0 ? all : std::min(rows_, all);
+  // Repeated rows of a convolution's kernel would make all its channels equal.
+  const int64_t rows = rows_ == 0 || t.n_dims > 2 ? all : std::min(rows_, all);
   values_.resize(static_cast<size_t>(rows * t.ne[0]));
-  const float scale = 1.0F / std::sqrt(static_cast<float>(t.ne[0]));
+  // A kernel of a convolution has several dimensions that are summed over.
+  const float scale =
+      1.0F / std::sqrt(static_cast<float>(t.elements() / t.ne[static_cast<size_t>(t.n_dims) - 1]));
   for (float& v : values_) v = scale * random_.normal();
   const size_t block = ggml_row_size(t.type, t.ne[0]) * static_cast<size_t>(rows);
   if (t.type == GGML_TYPE_F32) {
