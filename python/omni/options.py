@@ -84,7 +84,7 @@ def _layers(text: str) -> str:
     )
 
 
-_MODEL, _SAMPLING, _INPUT, _OUTPUT = "model", "sampling", "input", "output"
+_MODEL, _SAMPLING, _INPUT, _BENCH, _OUTPUT = "model", "sampling", "input", "measuring", "output"
 
 _TABLE = (
     Option(
@@ -144,6 +144,30 @@ _TABLE = (
         default=1,
     ),
     Option(("--think",), "let the model reason first", _INPUT, None, default=False),
+    Option(
+        ("--synthetic",),
+        "measure with random weights of this model's sizes, without a file",
+        _BENCH,
+        choices=("minicpm-o-4.5",),
+    ),
+    Option(
+        ("--llm",),
+        "type of the random language model's weights (default Q4_K_M)",
+        _BENCH,
+        str,
+        "TYPE",
+        default="Q4_K_M",
+    ),
+    Option(
+        ("--layers",),
+        "layers of the random language model (default 36)",
+        _BENCH,
+        _number(int, 1, 36),
+        default=36,
+    ),
+    Option(("--repeats",), "runs of each row (default 5)", _BENCH, _number(int, 1, 1000), default=5),
+    Option(("--seconds",), "and at most this long (default 20)", _BENCH, _number(float, 0.01), default=20.0),
+    Option(("--past",), "positions of context before each run", _BENCH, _number(int, 0), default=0),
     Option(("--json",), "results on stdout as JSON, one object a line", _OUTPUT, None, default=False),
     Option(("-v", "--verbose"), "say more; errors with their traceback", _OUTPUT, None, default=False),
 )
