@@ -111,6 +111,14 @@ def test_pieces_are_those_of_the_pattern(text: str) -> None:
     assert _ext.pieces(text) == PATTERN.findall(text)
 
 
+@pytest.mark.parametrize(
+    "ending", ["s", "S", "ſ", "t", "re", "Re", "vE", "m", "ll", "lL", "d", "l", "r", "K"]
+)
+def test_contractions(ending: str) -> None:
+    for text in ("it'" + ending + "x", "'" + ending, " '" + ending + " "):
+        assert _ext.pieces(text) == PATTERN.findall(text)
+
+
 def test_pieces_of_the_real_cases() -> None:
     for case in REAL_CASES:
         assert _ext.pieces(case["text"]) == PATTERN.findall(case["text"])
