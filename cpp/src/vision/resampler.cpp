@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "vision/attention.h"
+#include "kernels/attention.h"
 
 namespace omni {
 namespace {

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/attention.h"
 #include "kernels/gelu.h"
-#include "vision/attention.h"
 
 namespace omni {
 namespace {
