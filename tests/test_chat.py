@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import relative_rms
+from PIL import Image
+from videos import make_video
 
 import omni
 from omni.audio_io import load_audio
@@ -20,7 +23,9 @@ from omni.prompt import PromptOptions, build_prompt
 # The reference and we compute in float32; the sums of each stage differ by their order, about 1e-6 of the
 # result per layer, and the stored arrays are rounded to 16 bits of mantissa (4e-6).
 TOLERANCE = 1e-4
-CASES = ["text", "image", "slices"]
+CASES = [
+    "text", "image", "slices", "audio", "mixed", "two_audio_one_message", "two_audio_two_messages",
+]  # fmt: skip
 GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": 24}
 TEXT = [{"role": "user", "content": "你好世界, hello world."}]
 
@@ -359,3 +364,130 @@ def test_missing_parts_are_named(tiny_model_dir: Path, tmp_path: Path, golden: P
     unloaded = omni.MiniCPMO.from_pretrained(tiny_model_dir, init_vision=False, init_audio=False)
     with pytest.raises(omni.InvalidArgumentError, match=r"call init_vision\(\)"):
         unloaded.chat(msgs=[{"role": "user", "content": [picture]}])
+
+
+# ---- pictures and sound ----
+
+
+def inputs(golden: Path) -> tuple[Any, Any]:
+    return load_image(golden / "inputs" / "small.png"), load_audio(golden / "inputs" / "w0.wav")
+
+
+def test_image_argument_goes_before_the_first_text(fixed: omni.MiniCPMO, golden: Path) -> None:
+    picture, _ = inputs(golden)
+    wanted = fixed.chat(msgs=[{"role": "user", "content": [picture, "what"]}], max_slice_nums=1, **GREEDY)
+    short = [{"role": "user", "content": "what"}]
+    assert fixed.chat(Image.fromarray(picture), short, max_slice_nums=1, **GREEDY) == wanted
+    assert fixed.chat([picture, None], [short, TEXT], max_slice_nums=1, **GREEDY) == [
+        wanted,
+        fixed.chat(msgs=TEXT, **GREEDY),
+    ]
+    with pytest.warns(UserWarning, match="image= is ignored"):
+        fixed.chat(picture, [{"role": "user", "content": [picture, "what"]}], max_slice_nums=1, **GREEDY)
+
+
+def test_given_rows_take_the_encoders_place(fixed: omni.MiniCPMO, golden: Path) -> None:
+    picture, _ = inputs(golden)
+    msgs = [{"role": "user", "content": [picture, "what"]}]
+    assert fixed.vision is not None
+    rows = fixed.vision.encode(picture, 1)
+    wanted = fixed.chat(msgs=msgs, max_slice_nums=1, **GREEDY)
+    assert fixed.chat(msgs=msgs, max_slice_nums=1, vision_hidden_states=rows, **GREEDY) == wanted
+    with pytest.raises(omni.InvalidArgumentError, match="32 rows; the prompt needs 64"):
+        fixed.chat(msgs=msgs, max_slice_nums=1, vision_hidden_states=rows[:, :32], **GREEDY)
+
+
+def test_clips_of_different_messages_do_not_see_each_other(fixed: omni.MiniCPMO, golden: Path) -> None:
+    long, short = load_audio(golden / "inputs" / "w1.wav"), inputs(golden)[1]
+    msgs = [{"role": role, "content": [clip]} for role, clip in (("user", short), ("assistant", long))]
+    prompt = build_prompt(fixed.tokenizer, parse_messages(msgs))
+    embeds = fixed.embed_prompt(prompt)
+    assert fixed.audio is not None
+    for (first, end), clip in zip(prompt.audio_spans, (short, long), strict=True):
+        assert (embeds[first:end] == fixed.audio.encode(clip)).all()
+
+
+def test_clips_of_a_message_are_one_unless_told_otherwise(fixed: omni.MiniCPMO, golden: Path) -> None:
+    _, clip = inputs(golden)
+    prompt = build_prompt(fixed.tokenizer, parse_messages([{"role": "user", "content": [clip, "and", clip]}]))
+    merged = fixed.embed_prompt(prompt)
+    apart = fixed.embed_prompt(prompt, merge_clips=False)
+    second = slice(*prompt.audio_spans[1])
+    assert (merged[second] != apart[second]).any()
+    assert fixed.audio is not None
+    assert (apart[second] == fixed.audio.encode(clip)).all()
+
+
+@pytest.mark.parametrize("samples", [1, 100, 1441, 16001])
+def test_many_short_clips(fixed: omni.MiniCPMO, samples: int) -> None:
+    """Merged, such clips can make fewer rows than alone."""
+    clips = [np.full(samples, 0.1, np.float32)] * 4
+    assert isinstance(fixed.chat(msgs=[{"role": "user", "content": clips}], **GREEDY), str)
+
+
+def test_a_video_with_sound(fixed: omni.MiniCPMO, tmp_path: Path) -> None:
+    video = make_video(tmp_path / "v.mkv", 20, 10, sound_seconds=2, size=(64, 48))
+    item = {"type": "video_url", "video_url": {"url": str(video), "stack_frames": 2}}
+    msgs = [{"role": "user", "content": [item, "what happens"]}]
+    stream, prompt = fixed.chat(
+        msgs=msgs, stream=True, return_prompt=True, omni_mode=True, max_slice_nums=1, **GREEDY
+    )
+    second = "<image>./</image><audio>./</audio><image>./</image>"
+    assert f"user\n{second}{second}what happens" in prompt
+    assert prompt.endswith("<|tts_bos|>")
+    assert "".join(stream)
+
+
+def test_a_kept_context_tells_pictures_apart(tiny_model_dir: Path, golden: Path) -> None:
+    kept = omni.MiniCPMO.from_pretrained(tiny_model_dir, n_ctx=512, kv_type="f32", n_threads=1)
+    pictures = [load_image(golden / "inputs" / f"{name}.png") for name in ("small", "square", "small")]
+    for picture in pictures:
+        msgs = [{"role": "user", "content": ["before", picture, "what"]}]
+        options: dict[str, Any] = GREEDY | {"max_slice_nums": 1, "use_image_id": False}
+        stream = kept.chat(msgs=msgs, stream=True, cache_prompt=True, **options)
+        assert "".join(stream) == kept.chat(msgs=msgs, **options)
+        assert stream.result.reused_tokens < 10  # what stands before the picture
+    again = kept.chat(msgs=msgs, stream=True, cache_prompt=True, **options)
+    assert again.result.reused_tokens == again.result.prompt_tokens - 1
+
+
+def test_pictures_are_encoded_once(fixed: omni.MiniCPMO, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
+    other = picture.copy()
+    other[0, 0, 0] ^= 1
+    assert fixed.vision is not None
+    encode, seen = fixed.vision.encode, []
+
+    def count(pixels: Any, max_slice_nums: int) -> Any:
+        seen.append((pixels.sum(), max_slice_nums))
+        return encode(pixels, max_slice_nums)
+
+    monkeypatch.setattr(fixed.vision, "encode", count)
+    for image, slices in ((picture, 1), (picture, 1), (other, 1), (picture, 2), (other, 1)):
+        fixed.chat(msgs=[{"role": "user", "content": [image]}], max_slice_nums=slices, **GREEDY)
+    assert len(seen) == 3
+
+
+def test_the_memory_for_encodings_is_bounded() -> None:
+    encodings = omni.minicpmo._EncodingCache(max_bytes=1000)
+    calls = []
+    for number in (0, 1, 2, 3, 0, 3):
+
+        def encode(number: int = number) -> Any:
+            calls.append(number)
+            return np.zeros(100, np.float32)
+
+        encodings.get((np.array([number]), 0), encode)
+    assert calls == [0, 1, 2, 3, 0]  # two of 400 bytes fit
+
+
+def test_encoders_of_another_model(tiny_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path, dirs_exist_ok=True)
+    [vision] = (tmp_path / "vision").glob("*.gguf")
+    vision.write_bytes(vision.read_bytes()[:5000])
+    with pytest.raises(omni.FormatError, match="vision"):
+        omni.MiniCPMO.from_pretrained(tmp_path)
+    shutil.copy(next(tmp_path.glob("*.gguf")), vision)
+    with pytest.raises(omni.OmniError, match="vision"):
+        omni.MiniCPMO.from_pretrained(tmp_path)
+    assert omni.MiniCPMO.from_pretrained(tmp_path, init_vision=False).chat(msgs=TEXT, **GREEDY)

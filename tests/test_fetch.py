@@ -152,7 +152,15 @@ def test_failing_servers(server: str) -> None:
 def test_private_addresses_can_be_closed_off(server: str) -> None:
     closed = Limits(private_addresses=False)
     port = server.rsplit(":", 1)[1]
-    for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1"):
+    for host in (
+        "127.0.0.1",
+        "localhost",
+        "0.0.0.0",
+        "[::ffff:127.0.0.1]",
+        "169.254.169.254",
+        "10.0.0.1",
+        "224.0.0.1",
+    ):
         with pytest.raises(omni.InvalidArgumentError, match="not public"):
             fetch(f"http://{host}:{port}/picture", "image", closed)
     with pytest.raises(omni.InvalidArgumentError, match="not public"):

@@ -180,6 +180,17 @@ def test_searching_by_key_pictures_finds_the_same(tmp_path: Path) -> None:
         assert (np.asarray(frame) == wanted).all()
 
 
+def test_pictures_are_turned_as_the_file_says(tmp_path: Path) -> None:
+    size, upright = (64, 32), bytes.fromhex("00010000 00000000 00000000 00000000 00010000")
+    video = make_video(tmp_path / "v.mp4", 10, 10, codec="mpeg4", size=size)
+    data = video.read_bytes()
+    track = data.index(upright, data.index(b"tkhd"))  # the matrix of the track, 16.16 numbers
+    lying = bytes.fromhex("00000000 00010000 00000000 ffff0000 00000000")
+    turned = data[:track] + lying + data[track + len(lying) :]
+    assert get_video_frame_audio_segments(data)[0][0].size == size
+    assert get_video_frame_audio_segments(turned)[0][0].size == size[::-1]
+
+
 def test_sound_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(omni.FormatError, match="no pictures"):
         get_video_frame_audio_segments(make_sound_only(tmp_path / "s.mkv", 1))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from omni.command import run_command
 from omni.errors import InvalidArgumentError, OmniError
+from omni.messages import parse_messages
 from omni.options import add_options, device_of
 
 if TYPE_CHECKING:
     from omni.generation import Generation
+    from omni.messages import Part
     from omni.minicpmo import MiniCPMO
 
 _HELP = """\
@@ -50,41 +52,36 @@ class Dialogue:
     def __init__(self, model: MiniCPMO, args: argparse.Namespace) -> None:
         self._model = model
         self._args = args
-        self._items: list[dict[str, Any]] = []  # media for the next question
-        self._has_video = False
         self.clear()
 
     def clear(self) -> None:
         """Forgets everything but the system prompt."""
+        self._media: list[Part] = []  # for the next question
+        self._has_video = False
         self._messages: list[dict[str, Any]] = []
         if self._args.system_prompt:
             self._messages.append({"role": "system", "content": self._args.system_prompt})
-        self._has_video = False
 
     def attach(self, kind: str, address: str) -> None:
-        """Adds a file to the next question, which reads it. Loads the encoders that it needs."""
-        if kind != "audio":
-            self._model.init_vision()
-        if kind != "image":
-            self._model.init_audio()
+        """Reads a file for the next question. Loads the encoders that it needs."""
         options: dict[str, Any] = {"url": address}
         if kind == "video":
-            options |= {"stack_frames": self._args.stack_frames}
-            self._has_video = True
-        self._items.append({"type": _ITEM_TYPES[kind], _ITEM_TYPES[kind]: options})
+            options["stack_frames"] = self._args.stack_frames
+        item = {"type": _ITEM_TYPES[kind], _ITEM_TYPES[kind]: options}
+        [message] = parse_messages([{"role": "user", "content": [item]}])
+        if message.pictures():
+            self._model.init_vision()
+        if message.sounds():
+            self._model.init_audio()
+        self._media += message.parts
+        self._has_video |= kind == "video"
 
     def ask(self, question: str, write: Callable[[str], None]) -> tuple[str, Generation]:
         """Answers; `write` gets the answer piece by piece. What was interrupted stays in the dialogue."""
-        from omni.messages import parse_messages
-
-        items = [*self._items, *([{"type": "text", "text": question}] if question else [])]
-        if not items:
+        content = [*self._media, *([question] if question else [])]
+        if not content:
             raise InvalidArgumentError("the question is empty")
-        # Read once, not again with every later question.
-        message = {
-            "role": "user",
-            "content": list(parse_messages([{"role": "user", "content": items}])[0].parts),
-        }
+        message = {"role": "user", "content": content}
         args = self._args
         stream = self._model.chat(
             msgs=[*self._messages, message],
@@ -102,7 +99,7 @@ class Dialogue:
             max_slice_nums=args.max_slices or (1 if self._has_video else None),
             use_image_id=False if self._has_video else None,
         )
-        self._items = []
+        self._media = []
         answer = ""
         try:
             for piece in stream:

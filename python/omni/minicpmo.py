@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni import _ext
-from omni.errors import InvalidArgumentError, ModelFileError, UnsupportedError
+from omni.audio_encoder import AudioEncoder
+from omni.errors import FormatError, InvalidArgumentError, ModelFileError, UnsupportedError
 from omni.fetch import Limits
 from omni.generation import (
     Generation,
@@ -75,7 +76,7 @@ class MiniCPMO:
         self.variant = variant
         self.quirks = quirks
         self.vision: VisionEncoder | None = None
-        self.audio: Any = None  # AudioEncoder
+        self.audio: AudioEncoder | None = None
         self._stop_ids = [self.tokenizer.required_id(token) for token in _STOP_TOKENS]
         self._tts_eos = self.tokenizer.required_id("<|tts_eos|>")
         self._encodings = _EncodingCache(_ENCODINGS_BYTES)
@@ -134,6 +135,8 @@ class MiniCPMO:
         )
         if init_vision and files.vision is not None:
             self.init_vision()
+        if init_audio and files.audio is not None:
+            self.init_audio()
         return self
 
     # ---- parts ----
@@ -142,11 +145,13 @@ class MiniCPMO:
         """Loads the picture encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
         if self.vision is None:
             self.vision = VisionEncoder(self._part("vision"), **self._compute)
+            self._check_width("vision", self.vision.info.embed_width)
 
     def init_audio(self) -> None:
         """Loads the sound encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
         if self.audio is None:
-            raise UnsupportedError("this version has no sound encoder yet")
+            self.audio = AudioEncoder(self._part("audio"), **self._compute)
+            self._check_width("audio", self.audio.info.embed_width)
 
     def _part(self, name: Literal["vision", "audio"]) -> Path:
         path: Path | None = getattr(self.files, name)
@@ -154,6 +159,13 @@ class MiniCPMO:
             wanted = self.files.directory / name / f"*-{name}-*.gguf"
             raise ModelFileError(f"this needs the {name} encoder, and there is no {wanted}")
         return path
+
+    def _check_width(self, name: Literal["vision", "audio"], width: int) -> None:
+        if width != self.llm.info.width:
+            raise FormatError(
+                f"{self._part(name)} gives embeddings of width {width}; {self.files.llm} takes "
+                f"{self.llm.info.width}: the files belong to different models"
+            )
 
     def eval(self) -> MiniCPMO:
         """Does nothing: the model is always ready for inference."""
@@ -409,14 +421,11 @@ class MiniCPMO:
             self._part("audio")
             raise InvalidArgumentError("the model was loaded without the sound encoder: call init_audio()")
         parts = [np.concatenate(c) for c in clips] if merge else [clip for c in clips for clip in c]
-
-        def encode(part: NDArray[np.float32]) -> NDArray[np.float32]:
-            rows: NDArray[np.float32] = self.audio.encode(part, chunk_seconds=_AUDIO_CHUNK_SECONDS)
-            return rows
-
-        return np.concatenate(
-            [self._encodings.get((part, 0), functools.partial(encode, part)) for part in parts]
-        )
+        if self.quirks == "reference":  # clips of a request see each other's padding
+            return self.audio.encode_batch(parts, _AUDIO_CHUNK_SECONDS)
+        encode = functools.partial(self.audio.encode, chunk_seconds=_AUDIO_CHUNK_SECONDS)
+        rows = [self._encodings.get((part, 0), functools.partial(encode, part)) for part in parts]
+        return np.concatenate(rows)
 
     # ---- text of an answer ----
 
