@@ -18,7 +18,7 @@ from omni.audio_io import load_audio
 from omni.generation import PromptCache, row_keys
 from omni.images import load_image
 from omni.messages import parse_messages
-from omni.prompt import PromptOptions, build_prompt
+from omni.multimodal import PromptOptions, build_prompt
 
 # The reference and we compute in float32; the sums of each stage differ by their order, about 1e-6 of the
 # result per layer, and the stored arrays are rounded to 16 bits of mantissa (4e-6).
@@ -287,6 +287,15 @@ def test_a_failing_prefill_leaves_the_kept_context_usable(fixed: omni.MiniCPMO) 
     again, reused = state.prefill(np.arange(20), rows)
     assert reused == 10
     assert relative_rms(again, first) < 1e-5
+
+
+def test_long_prompts_come_in_blocks(model: omni.MiniCPMO) -> None:
+    ids = np.arange(1200) % 1000
+    state = PromptCache(model.llm, 1300)
+    logits, _ = state.prefill(ids, model.llm.embed(ids))
+    _, wanted = model.llm.forward(ids, model.llm.new_cache(1300), "last")
+    assert relative_rms(logits, wanted[0]) < 1e-5
+    assert state.prefill(ids, model.llm.embed(ids))[1] == 1199
 
 
 def test_markers_in_texts(fixed: omni.MiniCPMO) -> None:

@@ -34,6 +34,7 @@ from omni.errors import (
     OutOfMemoryError,
     UnsupportedError,
 )
+from omni.generation import Generation, TextStream
 from omni.language_model import Cache, LanguageModel
 from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
@@ -54,6 +55,7 @@ __all__ = [
     "DuplexSampler",
     "DuplexSamplerOptions",
     "FormatError",
+    "Generation",
     "InvalidArgumentError",
     "LanguageModel",
     "MiniCPMO",
@@ -63,6 +65,7 @@ __all__ = [
     "Random",
     "SpeechSampler",
     "StreamingSampler",
+    "TextStream",
     "Tokenizer",
     "UnsupportedError",
     "VisionEncoder",

@@ -19,6 +19,10 @@ from omni.language_model import Cache, LanguageModel
 __all__ = ["Generation", "GenerationConfig", "PromptCache", "TextStream", "row_keys"]
 
 
+# Rows of a prompt computed between chances to interrupt.
+_BLOCK = 512
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen. The values are those of the published `chat()`."""
@@ -104,11 +108,13 @@ class PromptCache:
             if mine != wanted:
                 break
             common += 1
-        # A pass that fails must leave keys that tell the truth.
-        self._keys = self._keys[:common]
+        # The keys always tell the truth, so that a pass which fails or is interrupted costs only itself.
+        del self._keys[common:]
         self.cache.truncate(common)
-        _, logits = self._model.forward(embeds[common:], self.cache, "last", hidden="rows")
-        self._keys = keys.tolist()
+        for first in range(common, len(keys), _BLOCK):
+            rows = embeds[first : first + _BLOCK]
+            _, logits = self._model.forward(rows, self.cache, "last", hidden="rows")
+            self._keys += keys[first : first + _BLOCK].tolist()
         return logits[0], common
 
     def step(self, token: int) -> NDArray[np.float32]:

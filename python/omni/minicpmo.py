@@ -33,7 +33,8 @@ from omni.generation import (
 from omni.language_model import LanguageModel
 from omni.messages import Message, parse_messages
 from omni.model_files import ModelFiles, find_model_files
-from omni.prompt import Prompt, PromptOptions, build_prompt, splice
+from omni.multimodal import Prompt, PromptOptions, build_prompt, splice
+from omni.prompts import system_prompt
 from omni.vision_encoder import VisionEncoder
 
 __all__ = ["MiniCPMO"]
@@ -204,11 +205,7 @@ class MiniCPMO:
 
             seconds = None if ref_audio_max_ms is None else ref_audio_max_ms / 1000
             ref_audio = load_audio(ref_audio, max_seconds=seconds)
-        before, has_voice, after = _ext.system_prompt(
-            mode, language, ref_audio is not None, self.variant == "server"
-        )
-        voice = [ref_audio] if has_voice else []
-        return {"role": "system", "content": [before, *voice, *([] if after is None else [after])]}
+        return system_prompt(mode, language, ref_audio=ref_audio, variant=self.variant)
 
     def chat(
         self,
@@ -453,9 +450,11 @@ class MiniCPMO:
         per_value = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}[self._kv_type]
         context = int(2 * info.n_layers * info.n_kv_heads * info.head_dim * per_value * self._n_ctx)
         llm = self.files.llm
+        count = self._compute["n_threads"] or _ext.default_threads()
+        threads = "" if self._compute["device"] else f" ({count} thread{'s' * (count > 1)})"
         return (
             f"{llm.name}{with_parts}: {quantisation(llm)}, {_gigabytes(info.file_bytes)}, "
-            f"on {self.llm.device_name}, context {self._n_ctx} ({_gigabytes(context)})"
+            f"on {self.llm.device_name}{threads}, context {self._n_ctx} ({_gigabytes(context)})"
         )
 
 

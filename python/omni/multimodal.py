@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from omni import _ext
 from omni.errors import InvalidArgumentError
 from omni.messages import Message, Picture, Sound
+from omni.prompts import apply_chat_template, audio_placeholder, audio_rows, image_placeholder
 
 __all__ = ["Prompt", "PromptOptions", "build_prompt", "flatten", "splice"]
 
@@ -83,9 +84,11 @@ def build_prompt(
     separator = "" if options.omni_mode or options.stream_input else "\n"
     pictures = [picture for message in messages for picture in message.pictures()]
     clips = [[_extend(clip) for clip in sounds] for message in messages if (sounds := message.sounds())]
-    text = _ext.apply_chat_template(
-        [_ext.ChatMessage(m.role, flatten(m, separator), reasoning=m.reasoning) for m in messages],
-        tools=[],
+    text = apply_chat_template(
+        [
+            {"role": m.role, "content": flatten(m, separator), "reasoning_content": m.reasoning}
+            for m in messages
+        ],
         add_generation_prompt=options.generation_prompt,
         enable_thinking=options.enable_thinking,
         use_tts_template=options.use_tts_template or bool(clips),
@@ -101,7 +104,7 @@ def build_prompt(
     if len(image_spans) != slices or any(end - first != _QUERIES for first, end in image_spans):
         raise InvalidArgumentError("a text of the messages holds <unk> between markers of a picture")
     audio_spans = _find_spans(tokenizer, ids, ("<|audio_start|>",), ("<|audio_end|>",))
-    places = sum(_ext.audio_rows(len(clip)) for sounds in clips for clip in sounds)
+    places = sum(audio_rows(len(clip)) for sounds in clips for clip in sounds)
     if sum(end - first for first, end in audio_spans) != places:
         raise InvalidArgumentError("a text of the messages holds <unk> between markers of a clip")
     return Prompt(text, ids, image_spans, audio_spans, pictures, clips, options)
@@ -122,7 +125,7 @@ def _expand(
         )
     places = {
         _IMAGE: iter([_picture_places(i, picture, options) for i, picture in enumerate(pictures)]),
-        _AUDIO: iter([_ext.audio_placeholder(len(clip), options.stream_input) for clip in sounds]),
+        _AUDIO: iter([audio_placeholder(len(clip), options.stream_input) for clip in sounds]),
     }
     pattern = f"{re.escape(_IMAGE)}|{re.escape(_AUDIO)}"
     return re.sub(pattern, lambda found: next(places[found.group()]), text)
@@ -141,7 +144,7 @@ def _slice_count(picture: NDArray[np.uint8], options: PromptOptions) -> int:
 
 def _picture_places(number: int, picture: NDArray[np.uint8], options: PromptOptions) -> str:
     columns, rows = _grid(picture, options)
-    return _ext.image_placeholder(None if options.use_image_id is False else number, columns, rows)
+    return image_placeholder(None if options.use_image_id is False else number, columns, rows)
 
 
 def _encode(tokenizer: _ext.Tokenizer, text: str) -> NDArray[np.int32]:

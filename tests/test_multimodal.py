@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import omni
 from omni import _ext
 from omni.messages import parse_messages
-from omni.prompt import PromptOptions, build_prompt, splice
+from omni.multimodal import PromptOptions, build_prompt, splice
 
 START, END = "<|im_start|>", "<|im_end|>\n"
 ANSWER = f"{START}assistant\n<think>\n\n</think>\n\n"
