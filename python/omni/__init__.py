@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 
-from omni import _ext
+from omni import _ext, media
 from omni._ext import (
     ChatSampler,
     Detokenizer,
@@ -76,6 +76,7 @@ __all__ = [
     "cpu_features",
     "default_threads",
     "list_devices",
+    "media",
     "system_prompt",
 ]
 
