@@ -7,6 +7,7 @@ PYBIND11_MODULE(_ext, m) {
   omni::python::register_errors(m);
   omni::python::register_gguf(m);
   omni::python::register_language_model(m);
+  omni::python::register_speech(m);
   omni::python::register_vision(m);
   omni::python::register_text(m);
   omni::python::register_audio(m);

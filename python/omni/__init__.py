@@ -39,6 +39,8 @@ from omni.language_model import Cache, LanguageModel
 from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
 from omni.vision_encoder import VisionEncoder
+from omni.speech_model import SpeechModel, SpeechStream
+from omni.vision_encoder import VisionEncoder
 
 __version__ = "0.1.0"
 
@@ -63,7 +65,9 @@ __all__ = [
     "OmniError",
     "OutOfMemoryError",
     "Random",
+    "SpeechModel",
     "SpeechSampler",
+    "SpeechStream",
     "StreamingSampler",
     "TextStream",
     "Tokenizer",

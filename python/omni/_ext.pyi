@@ -131,6 +131,103 @@ class LanguageModel:
 MAX_IMAGE_SIDE: int
 MAX_IMAGE_PIXELS: int
 
+class SpeechModelInfo:
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def llm_width(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def ffn_width(self) -> int: ...
+    @property
+    def n_text(self) -> int: ...
+    @property
+    def n_codes(self) -> int: ...
+    @property
+    def end_of_speech(self) -> int: ...
+    @property
+    def audio_bos(self) -> int: ...
+    @property
+    def text_eos(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def copied_bytes(self) -> int: ...
+    @property
+    def matrix_parameters(self) -> int: ...
+    @property
+    def matrix_bytes(self) -> int: ...
+    @property
+    def matrix_type(self) -> str: ...
+
+class SpeechStream:
+    def push(
+        self, ids: NDArray[np.int32], hidden: NDArray[np.float32], llm_width: int, last: bool
+    ) -> None: ...
+    def push_conditions(self, rows: NDArray[np.float32], last: bool) -> None: ...
+    def next(self) -> list[int]: ...
+    def flush(self) -> list[int]: ...
+    def reset(self) -> None: ...
+    def position(self) -> int: ...
+    def n_cached(self) -> int: ...
+
+class SpeechModel:
+    @staticmethod
+    def open(
+        speech: str,
+        projector: str,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        device: str,
+        poll: int,
+        kv_type: str,
+        weight_format: str,
+        repack: bool,
+    ) -> SpeechModel: ...
+    @staticmethod
+    def synthetic(
+        type: str,
+        n_layers: int,
+        *,
+        n_ctx: int,
+        n_threads: int,
+        device: str,
+        poll: int,
+        kv_type: str,
+        weight_format: str,
+        repack: bool,
+    ) -> SpeechModel: ...
+    @property
+    def info(self) -> SpeechModelInfo: ...
+    @property
+    def device_name(self) -> str: ...
+    def stream(
+        self,
+        *,
+        mode: str,
+        temperature: float,
+        greedy: bool,
+        seed: int,
+        repetition_penalty: float,
+        top_p: float,
+        top_k: int,
+        min_tokens: int | None,
+        max_tokens: int | None,
+        attention: str,
+        window: int,
+    ) -> SpeechStream: ...
+    def condition(
+        self, ids: NDArray[np.int32], hidden: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]: ...
+    def embed(self, ids: NDArray[np.int32]) -> NDArray[np.float32]: ...
+    def evaluate(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
 def plan_slices(
     width: int,
     height: int,

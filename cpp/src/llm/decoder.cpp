@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 namespace omni {
 
@@ -77,12 +78,21 @@ Decoder::Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> d
   w.load();
 }
 
-std::vector<const ggml_tensor*> Decoder::matrices() const {
-  std::vector<const ggml_tensor*> all = {output_.weight};
+MatrixTotals Decoder::matrices() const {
+  MatrixTotals totals;
+  std::map<std::string, uint64_t> bytes_of;
+  const auto count = [&](const Linear& layer) {
+    totals.parameters += static_cast<uint64_t>(ggml_nelements(layer.weight));
+    totals.bytes += ggml_nbytes(layer.weight);
+    bytes_of[ggml_type_name(layer.weight->type)] += ggml_nbytes(layer.weight);
+  };
+  count(output_);
   for (const Layer& l : layers_) {
-    for (const Linear* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) all.push_back(m->weight);
+    for (const Linear* layer : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) count(*layer);
   }
-  return all;
+  const auto by_bytes = [](const auto& a, const auto& b) { return a.second < b.second; };
+  totals.type = std::max_element(bytes_of.begin(), bytes_of.end(), by_bytes)->first;
+  return totals;
 }
 
 size_t Decoder::max_nodes() const {

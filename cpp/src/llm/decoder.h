@@ -60,6 +60,13 @@ struct MoveTensors {
   ggml_tensor* turn = nullptr;    // [n] I32, target - source: by how many positions a key is rotated
 };
 
+// Elements and bytes of some matrices, and the type that most of the bytes have.
+struct MatrixTotals {
+  uint64_t parameters = 0;
+  uint64_t bytes = 0;
+  std::string type;
+};
+
 // Weights of the decoder. Immutable after construction.
 class Decoder {
  public:
@@ -73,8 +80,8 @@ class Decoder {
   int64_t n_vocab() const { return output_.weight->ne[1]; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes() const;
-  // Every matrix that a pass multiplies with.
-  std::vector<const ggml_tensor*> matrices() const;
+  // What a pass multiplies with.
+  MatrixTotals matrices() const;
 
   // One forward pass over `n` rows against the first `n_kv` cache rows.
   DecoderTensors build(Graph& g, const KvTensors& kv, int64_t n, int64_t n_kv, int64_t n_rows,

@@ -99,8 +99,8 @@ void KvCache::State::run(const Place& place, std::span<const float> input, std::
   if (t.logits != nullptr) executor->get<float>(t.logits, logits_out);
 }
 
-void KvCache::State::move(int64_t first, int64_t count, int64_t target, int64_t turn_by) {
-  if (count == 0 || (first == target && turn_by == 0)) return;
+void KvCache::State::move(int64_t first, int64_t count, int64_t target, int64_t turn_first, int64_t stretch) {
+  if (count == 0 || (first == target && turn_first == 0 && stretch == 0)) return;
   const std::lock_guard lock(executor->mutex());
   const int64_t spare = whole_rows();
   MoveTensors& t =
@@ -117,7 +117,7 @@ void KvCache::State::move(int64_t first, int64_t count, int64_t target, int64_t 
       const auto at = static_cast<size_t>(i);
       source[at] = static_cast<int32_t>(used ? first + start + i : spare);
       targets[at] = used ? target + start + i : spare;
-      turn[at] = static_cast<int32_t>(used ? turn_by : 0);
+      turn[at] = static_cast<int32_t>(used ? turn_first + (start + i) * stretch : 0);
     }
     executor->set<int32_t>(t.source, source);
     executor->set<int64_t>(t.target, targets);

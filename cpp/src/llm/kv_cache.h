@@ -39,8 +39,8 @@ struct KvCache::State {
   int64_t whole_rows() const { return tensors.k.front()->ne[1] - 1; }
 
   // Moves `count` rows from `first` to `target`, in blocks, in the order that never overwrites an unread row,
-  // and turns their keys by `turn` positions.
-  void move(int64_t first, int64_t count, int64_t target, int64_t turn);
+  // and turns the key of the i-th of them by turn + i * stretch positions.
+  void move(int64_t first, int64_t count, int64_t target, int64_t turn, int64_t stretch = 0);
   std::vector<float> read(const ggml_tensor* tensor, int64_t first, int64_t count) const;
 
   std::shared_ptr<const void> owner;

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "base/row_table.h"
 #include "llm/decoder.h"
@@ -49,14 +48,10 @@ struct LanguageModel::Impl {
     for (const GgufTensor& t : file->tensors()) info.parameters += static_cast<uint64_t>(t.elements());
     info.file_bytes = file->file_size();
     info.copied_bytes = decoder.weights().copied_bytes();
-    std::map<std::string, uint64_t> bytes_of;
-    for (const ggml_tensor* m : decoder.matrices()) {
-      info.matrix_parameters += static_cast<uint64_t>(ggml_nelements(m));
-      info.matrix_bytes += ggml_nbytes(m);
-      bytes_of[ggml_type_name(m->type)] += ggml_nbytes(m);
-    }
-    const auto by_bytes = [](const auto& a, const auto& b) { return a.second < b.second; };
-    info.matrix_type = std::max_element(bytes_of.begin(), bytes_of.end(), by_bytes)->first;
+    const MatrixTotals matrices = decoder.matrices();
+    info.matrix_parameters = matrices.parameters;
+    info.matrix_bytes = matrices.bytes;
+    info.matrix_type = matrices.type;
     require(options.n_ctx <= c.n_ctx_train, ErrorCode::invalid_argument, file->path(), ": n_ctx is ",
             options.n_ctx, ", the model was made for at most ", c.n_ctx_train);
   }
