@@ -38,7 +38,6 @@ from omni.generation import Generation, TextStream
 from omni.language_model import Cache, LanguageModel
 from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
-from omni.vision_encoder import VisionEncoder
 from omni.speech_model import SpeechModel, SpeechStream
 from omni.vision_encoder import VisionEncoder
 
