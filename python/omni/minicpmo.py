@@ -35,6 +35,7 @@ from omni.messages import Message, parse_messages
 from omni.model_files import ModelFiles, find_model_files
 from omni.multimodal import Prompt, PromptOptions, build_prompt, splice
 from omni.prompts import system_prompt
+from omni.simplex import SimplexSession, group_texts
 from omni.vision_encoder import VisionEncoder
 
 __all__ = ["MiniCPMO"]
@@ -82,6 +83,7 @@ class MiniCPMO:
         self._tts_eos = self.tokenizer.required_id("<|tts_eos|>")
         self._encodings = _EncodingCache(_ENCODINGS_BYTES)
         self._dialogue: PromptCache | None = None
+        self._simplex: SimplexSession | None = None
 
     @classmethod
     def from_pretrained(
@@ -153,6 +155,13 @@ class MiniCPMO:
         if self.audio is None:
             self.audio = AudioEncoder(self._part("audio"), **self._compute)
             self._check_width("audio", self.audio.info.embed_width)
+
+    def require_audio(self) -> AudioEncoder:
+        """The sound encoder. Raises if its file is missing, or it is not loaded."""
+        if self.audio is None:
+            self._part("audio")
+            raise InvalidArgumentError("the model was loaded without the sound encoder: call init_audio()")
+        return self.audio
 
     def _part(self, name: Literal["vision", "audio"]) -> Path:
         path: Path | None = getattr(self.files, name)
@@ -414,15 +423,160 @@ class MiniCPMO:
         self, clips: Sequence[Sequence[NDArray[np.float32]]], merge: bool
     ) -> NDArray[np.float32]:
         """Rows [k, D] of all clips, in order. The clips of a message are encoded as one."""
-        if self.audio is None:
-            self._part("audio")
-            raise InvalidArgumentError("the model was loaded without the sound encoder: call init_audio()")
+        audio = self.require_audio()
         parts = [np.concatenate(c) for c in clips] if merge else [clip for c in clips for clip in c]
         if self.quirks == "reference":  # clips of a request see each other's padding
-            return self.audio.encode_batch(parts, _AUDIO_CHUNK_SECONDS)
-        encode = functools.partial(self.audio.encode, chunk_seconds=_AUDIO_CHUNK_SECONDS)
+            return audio.encode_batch(parts, _AUDIO_CHUNK_SECONDS)
+        encode = functools.partial(audio.encode, chunk_seconds=_AUDIO_CHUNK_SECONDS)
         rows = [self._encodings.get((part, 0), functools.partial(encode, part)) for part in parts]
         return np.concatenate(rows)
+
+    # ---- simplex streaming ----
+
+    def streaming_prefill(
+        self,
+        session_id: str,
+        msgs: Sequence[Mapping[str, Any]],
+        omni_mode: bool = True,
+        max_slice_nums: int | None = None,
+        use_tts_template: bool = True,
+        enable_thinking: bool = False,
+        is_last_chunk: bool = False,
+        tokenizer: Any = None,
+        processor: Any = None,
+        *,
+        limits: Limits | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Adds a message, or the next piece of the user's, to the context of the dialogue.
+
+        A new `session_id` begins a new dialogue. Its first message may be the system's; what the user says,
+        shows and writes comes in as many pieces as it takes, then `streaming_generate()` answers.
+
+        Args:
+            session_id: any name.
+            msgs: one message; its content holds at most one clip. A piece of sound has a second or more
+                (16 kHz mono); what is left of a second waits for the next piece.
+            omni_mode: items follow one another without line breaks.
+            max_slice_nums: slices of a large picture at most (None: 1).
+            is_last_chunk: the sound ends here and may be shorter than a second.
+            use_tts_template, enable_thinking, tokenizer, processor: accepted and not used.
+            limits: what addresses in the message may be read.
+
+        Returns:
+            The text that was added, with short placeholders for pictures and clips.
+
+        Raises:
+            InvalidArgumentError, ContextFullError, ModelFileError, FormatError
+        """
+        _warn_unknown("streaming_prefill", kwargs)
+        if self._simplex is None or self._simplex.session_id != session_id:
+            self.reset_session(reset_token2wav_cache=False)
+            self._simplex = SimplexSession(self, session_id, self._n_ctx)
+        return self._simplex.prefill(
+            msgs,
+            omni_mode=omni_mode,
+            max_slice_nums=1 if max_slice_nums is None else max_slice_nums,
+            is_last_chunk=is_last_chunk,
+            limits=limits,
+        )
+
+    def streaming_generate(
+        self,
+        session_id: str,
+        tokenizer: Any = None,
+        bos_input: str | Sequence[int] | None = None,
+        generate_audio: bool = True,
+        audio_token_chunk_size: int = 25,
+        tts_sampling_params: Any = None,
+        max_new_tokens: int = 256,
+        enable_thinking: bool = False,
+        use_tts_template: bool = True,
+        do_sample: bool = True,
+        enable_speculative_snapshot: bool = False,
+        teacher_forcing: bool = False,
+        teacher_forcing_text: str = "",
+        *,
+        temperature: float = 0.7,
+        top_p: float = 0.8,
+        top_k: int = 100,
+        repetition_penalty: float = 1.02,
+        length_penalty: float = 1.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Answers what was prefilled, piece by piece as it is made; the context keeps the answer.
+
+        Args:
+            session_id: that of the prefills.
+            tokenizer: accepted and not used.
+            bos_input: text or ids that open the answer, instead of the usual.
+            generate_audio: speak the answer.
+            audio_token_chunk_size: 25, a second.
+            tts_sampling_params: how speech is drawn, see `omni.speaking.TTSSamplingParams`.
+            max_new_tokens: length of the answer in tokens, rounded up to tens.
+            enable_thinking: let the model reason first.
+            use_tts_template: let the model know that the answer is spoken.
+            do_sample, temperature, top_p, top_k, repetition_penalty: of the choice of tokens.
+            length_penalty: more than 1 makes answers longer; 1.1 suits spoken dialogue.
+            enable_speculative_snapshot: let `restore_speculative_snapshot()` undo this answer.
+            teacher_forcing, teacher_forcing_text: say this text instead of generating an answer.
+            seed: makes drawing reproducible.
+
+        Yields:
+            With sound: the waveform, float32 [1, n] at 24 kHz, a second at a time, and the text that came
+            with it; text runs ahead of the sound. Without: text of about 10 tokens, and whether the answer is
+            complete (False to the end if `max_new_tokens` stopped it). Special tokens are part of the text.
+
+        Raises:
+            InvalidArgumentError, ContextFullError, UnsupportedError
+        """
+        _warn_unknown("streaming_generate", kwargs)
+        session = self._simplex
+        if session is None or session.session_id != session_id:
+            raise InvalidArgumentError(
+                f"session {session_id!r} has not begun: call streaming_prefill() first"
+            )
+        config = GenerationConfig(
+            do_sample=do_sample,
+            num_beams=1,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        if not 0 < length_penalty <= 1e3:
+            raise InvalidArgumentError(
+                f"length_penalty must be above 0 and at most 1000, not {length_penalty}"
+            )
+        options = config.sampler_options() | {"length_penalty": length_penalty}
+        del options["min_new_tokens"]
+        if generate_audio:
+            raise UnsupportedError("this version answers in text only: pass generate_audio=False")
+        groups = session.generate(
+            options,
+            max_new_tokens=max_new_tokens,
+            bos_input=bos_input,
+            enable_thinking=enable_thinking,
+            use_tts_template=use_tts_template,
+            spoken=generate_audio,
+            text=teacher_forcing_text if teacher_forcing else None,
+            snapshot=enable_speculative_snapshot,
+        )
+        return group_texts(groups, self.tokenizer)
+
+    def restore_speculative_snapshot(self) -> bool:
+        """Undoes the last answer that was generated with `enable_speculative_snapshot`, as if it never was.
+
+        For answers that begin before it is certain that the user has finished. True if it was undone; each
+        snapshot serves once.
+        """
+        return self._simplex is not None and self._simplex.restore()
+
+    def reset_session(self, reset_token2wav_cache: bool = True) -> None:
+        """Forgets the streamed dialogue and, unless told otherwise, the voice that it was spoken with."""
+        self._simplex = None
 
     # ---- text of an answer ----
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from omni import _ext
 from omni.errors import InvalidArgumentError
 from omni.messages import Message, Picture, Sound
-from omni.prompts import apply_chat_template, audio_placeholder, audio_rows, image_placeholder
+from omni.prompts import apply_chat_template, audio_placeholder, image_placeholder
 
-__all__ = ["Prompt", "PromptOptions", "build_prompt", "flatten", "splice"]
+__all__ = ["Prompt", "PromptOptions", "build_prompt", "flatten", "place_media", "splice"]
 
 DEFAULT_MAX_SLICES = 9
 _IMAGE, _AUDIO = "<image>./</image>", "<audio>./</audio>"
@@ -93,7 +93,22 @@ def build_prompt(
         enable_thinking=options.enable_thinking,
         use_tts_template=options.use_tts_template or bool(clips),
     )
-    ids = _encode(tokenizer, _expand(text, pictures, clips, options))
+    places = [audio_placeholder(len(clip), options.stream_input) for sounds in clips for clip in sounds]
+    return Prompt(text, *place_media(tokenizer, text, pictures, places, options), pictures, clips, options)
+
+
+def place_media(
+    tokenizer: _ext.Tokenizer,
+    text: str,
+    pictures: Sequence[NDArray[np.uint8]],
+    sounds: Sequence[str],
+    options: PromptOptions,
+) -> tuple[NDArray[np.int32], list[_Span], list[_Span]]:
+    """Ids of a prompt whose short placeholders are replaced, and the places of pictures and clips.
+
+    `sounds`: for each clip its markers with `<unk>` for each row. Raises as `build_prompt` does.
+    """
+    ids = _encode(tokenizer, _expand(text, pictures, sounds, options))
     if len(ids) > options.max_inp_length:
         raise InvalidArgumentError(
             f"the prompt has {len(ids)} tokens, more than max_inp_length = {options.max_inp_length}: "
@@ -104,20 +119,16 @@ def build_prompt(
     if len(image_spans) != slices or any(end - first != _QUERIES for first, end in image_spans):
         raise InvalidArgumentError("a text of the messages holds <unk> between markers of a picture")
     audio_spans = _find_spans(tokenizer, ids, ("<|audio_start|>",), ("<|audio_end|>",))
-    places = sum(audio_rows(len(clip)) for sounds in clips for clip in sounds)
+    places = sum(sound.count("<unk>") for sound in sounds)
     if sum(end - first for first, end in audio_spans) != places:
         raise InvalidArgumentError("a text of the messages holds <unk> between markers of a clip")
-    return Prompt(text, ids, image_spans, audio_spans, pictures, clips, options)
+    return ids, image_spans, audio_spans
 
 
 def _expand(
-    text: str,
-    pictures: Sequence[NDArray[np.uint8]],
-    clips: Sequence[Sequence[NDArray[np.float32]]],
-    options: PromptOptions,
+    text: str, pictures: Sequence[NDArray[np.uint8]], sounds: Sequence[str], options: PromptOptions
 ) -> str:
     """The text with the places of embeddings instead of placeholders."""
-    sounds = [clip for message in clips for clip in message]
     if text.count(_IMAGE) != len(pictures) or text.count(_AUDIO) != len(sounds):
         raise InvalidArgumentError(
             f"a text of the messages holds {_IMAGE} or {_AUDIO}, which stand for pictures and clips, "
@@ -125,7 +136,7 @@ def _expand(
         )
     places = {
         _IMAGE: iter([_picture_places(i, picture, options) for i, picture in enumerate(pictures)]),
-        _AUDIO: iter([audio_placeholder(len(clip), options.stream_input) for clip in sounds]),
+        _AUDIO: iter(sounds),
     }
     pattern = f"{re.escape(_IMAGE)}|{re.escape(_AUDIO)}"
     return re.sub(pattern, lambda found: next(places[found.group()]), text)
