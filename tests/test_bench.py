@@ -36,6 +36,19 @@ def test_rows(source: str, tiny_model_dir: Path) -> None:
         assert row["gbytes"] > 0
 
 
+@pytest.mark.parametrize("source", ["synthetic", "file"])
+def test_rows_of_speech(source: str, tiny_model_dir: Path) -> None:
+    model = ["-m", str(tiny_model_dir)]
+    if source == "synthetic":
+        model = ["--synthetic", "minicpm-o-4.5", "--layers", "1"]
+    result = bench("speech", *model, "--threads", "1", "--repeats", "1", "--seconds", "0.2", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["what"] for row in rows] == ["1 s, 0 text", "1 s, 5 text", "1 s, 18 text"]
+    for row in rows:
+        assert row["items_per_second"] == pytest.approx(1000 / row["ms"])  # seconds of sound
+
+
 def test_figures_follow_from_the_work() -> None:
     peaks = _ext.measure_peaks(1, 0.02)
     ticks = iter(range(100))

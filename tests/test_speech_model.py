@@ -372,9 +372,12 @@ def test_unusable_text(model: omni.SpeechModel) -> None:
     ):
         with pytest.raises(omni.InvalidArgumentError, match=message):
             stream.push(ids, states)
-    for unknown in (-1, 1318, 2**31 - 1):
+    for unknown in (-1, 1318, 2**31 - 1, 2**40):
         with pytest.raises(omni.InvalidArgumentError, match=str(unknown)):
             stream.push([unknown], hidden[:1])
+    for wrong in ([0.5], [[1]], ["a"], [True]):
+        with pytest.raises(omni.InvalidArgumentError, match="whole numbers"):
+            stream.push(wrong, hidden[:1])
     with pytest.raises(omni.InvalidArgumentError, match="NaN"):
         stream.push_conditions(np.full((1, WIDTH), np.nan))
     with pytest.raises(omni.InvalidArgumentError, match=r"\[n, 64\]"):

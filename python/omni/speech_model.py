@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from omni import _ext
+from omni.errors import InvalidArgumentError
 from omni.vision_encoder import WeightFormat
 
 if TYPE_CHECKING:
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 
 SpeechMode = Literal["duplex", "simplex", "chat"]
 SpeechAttention = Literal["full_attention", "sliding_window", "sliding_recompute", "reindex"]
+
+
+def _ids(values: ArrayLike) -> NDArray[np.int32]:
+    """Token ids as int32 [n]; other numbers are refused, not rounded."""
+    array = np.atleast_1d(np.asarray(values))
+    if array.ndim != 1 or (array.size > 0 and array.dtype.kind not in "iu"):
+        raise InvalidArgumentError("token ids must be whole numbers [n]")
+    limits = np.iinfo(np.int32)
+    if array.size > 0 and (array.max() > limits.max or array.min() < limits.min):
+        raise InvalidArgumentError(f"token ids from {array.min()} to {array.max()}: these are none")
+    return array.astype(np.int32)
 
 
 class SpeechStream:
@@ -55,7 +67,7 @@ class SpeechStream:
 
         What was not taken from the iterator is still to come with `rest()`.
         """
-        tokens = np.asarray(ids, dtype=np.int32).reshape(-1)
+        tokens = _ids(ids)
         states = np.asarray(hidden, dtype=np.float32)
         if tokens.size == 0 and states.size == 0:
             states = states.reshape(0, self._llm_width)
@@ -219,11 +231,11 @@ class SpeechModel:
     def condition(self, ids: ArrayLike, hidden: ArrayLike | None = None) -> NDArray[np.float32]:
         """Conditions float32 [n, W] of text tokens [n] with states [n, D]; None: the bare text rows."""
         states = None if hidden is None else np.asarray(hidden, dtype=np.float32)
-        return self._model.condition(np.atleast_1d(np.asarray(ids, dtype=np.int32)), states)
+        return self._model.condition(_ids(ids), states)
 
     def embed(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """Embeddings float32 [n, W] of speech tokens [n]."""
-        return self._model.embed(np.atleast_1d(np.asarray(tokens, dtype=np.int32)))
+        return self._model.embed(_ids(tokens))
 
     def evaluate(self, rows: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Compute rows [n, W] (conditions, speech embeddings) from position 0 in one go: teacher forcing.

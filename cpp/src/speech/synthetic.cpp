@@ -13,9 +13,11 @@ std::shared_ptr<const GgufFile> synthetic_speech_model(const SyntheticSpeechMode
   const ggml_type type = weight_type(s.type);
   const int64_t block = ggml_blck_size(type);
   constexpr int64_t kMost = 1 << 20;
-  for (const int64_t size : {s.n_layers, s.width, s.llm_width, s.n_heads, s.ffn_width, s.n_codes, s.n_text}) {
-    require(size >= 2 && size <= kMost, ErrorCode::invalid_argument, "a size is ", size, ", it must be 2 to ",
-            kMost);
+  require(s.n_layers >= 1 && s.n_layers <= 1024, ErrorCode::invalid_argument, "a model of ", s.n_layers,
+          " layers; make 1 to 1024");
+  for (const int64_t size : {s.width, s.llm_width, s.n_heads, s.ffn_width, s.n_codes, s.n_text}) {
+    require(size >= 2 && size <= kMost, ErrorCode::invalid_argument, "a model with a size of ", size,
+            "; make 2 to ", kMost);
   }
   require(s.width % s.n_heads == 0 && s.width % block == 0 && s.ffn_width % block == 0,
           ErrorCode::invalid_argument, "a width of ", s.width, " doesn't fit ", s.n_heads, " heads or ",

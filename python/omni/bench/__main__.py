@@ -13,7 +13,7 @@ from typing import Any
 
 import omni
 from omni import _ext
-from omni.bench import Peaks, Row, Work, llm, measure, table
+from omni.bench import Peaks, Row, Work, llm, measure, speech, table
 from omni.command import run_command
 from omni.errors import InvalidArgumentError
 from omni.model_files import find_model_files
@@ -85,9 +85,29 @@ def _language_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
     return llm.works(model, peaks, args.past)
 
 
+def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    options: dict[str, Any] = {"n_threads": args.threads, "device": device_of(args), "kv_type": args.kv_type}
+    if args.synthetic:
+        layers = min(args.layers, speech.LAYERS)
+        model = omni.SpeechModel.synthetic(layers=layers, **options)
+    else:
+        files = find_model_files(args.model, args.quant)
+        if files.tts is None:
+            raise InvalidArgumentError(f"{files.directory}: there is no speech model")
+        model = omni.SpeechModel(files.tts, files.projector, **options)
+    info = model.info
+    print(
+        f"speech model: {info.n_layers} layers, {info.matrix_parameters / 1e6:.0f} M parameters, mostly "
+        f"{info.matrix_type}, on {model.device_name}",
+        file=sys.stderr,
+    )
+    return speech.works(model, peaks, args.past)
+
+
 # Stages by name, in the order of a run; each opens its network only when it is its turn.
 _STAGES: Mapping[str, Callable[[argparse.Namespace, Peaks], Iterator[Work]]] = {
     "llm": _language_model,
+    "speech": _speech_model,
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from omni.bench import Peaks, Work, arithmetic_peak
 from omni.speech_model import SpeechModel
 
+LAYERS = 20  # of the published model
 TOKENS = 25  # a second of sound; a unit in mid-turn has exactly so many
 TEXT_SIZES = (0, 5, 18)  # text tokens of a unit: none, a usual one, the most there can be
 
