@@ -60,6 +60,11 @@ class OMNI_API LogMel {
   // not finite.
   Mel clip(std::span<const float> samples) const;
 
+  // The same of a clip that ends with its last sample: one piece of any length, reflected at both ends, with
+  // samples / 160 frames (rounded down). The speech tokenizer sees sound so. Throws Error(invalid_argument)
+  // if the clip has 200 samples or fewer, or is not finite.
+  Mel reflected(std::span<const float> samples) const;
+
  private:
   friend class MelStream;
   struct Impl;

@@ -9,23 +9,6 @@
 #include <numbers>
 
 namespace omni {
-namespace {
-
-// Slaney's mel scale: linear below 1000 Hz, logarithmic above.
-constexpr double kBreakHz = 1000.0;
-constexpr double kBreakMel = 15.0;
-const double kLogStep = std::log(6.4) / 27.0;
-
-double hz_to_mel(double hz) {
-  return hz < kBreakHz ? hz * kBreakMel / kBreakHz : kBreakMel + std::log(hz / kBreakHz) / kLogStep;
-}
-
-double mel_to_hz(double mel) {
-  return mel < kBreakMel ? mel * kBreakHz / kBreakMel : kBreakHz * std::exp((mel - kBreakMel) * kLogStep);
-}
-
-}  // namespace
-
 int64_t mel_frame_count(int64_t samples) {
   return (samples + kMelHop - 1) / kMelHop;
 }
@@ -48,44 +31,12 @@ void require_finite(std::span<const float> samples) {
 }
 
 std::vector<float> mel_filter_bank(int bins) {
-  require(bins > 0 && bins <= 1000, ErrorCode::invalid_argument, "a filter bank has 1 to 1000 bands, not ",
-          bins);
-  const auto corner = [&](int i) { return mel_to_hz(hz_to_mel(kAudioRate / 2.0) * i / (bins + 1)); };
-  constexpr double kBinHz = static_cast<double>(kAudioRate) / kMelWindow;
-  std::vector<float> filters;
-  filters.reserve(static_cast<size_t>(bins) * kSpectrumBins);
-  for (int m = 0; m < bins; ++m) {
-    const double low = corner(m);
-    const double centre = corner(m + 1);
-    const double high = corner(m + 2);
-    for (int k = 0; k < kSpectrumBins; ++k) {
-      const double hz = kBinHz * k;
-      const double triangle = std::min((hz - low) / (centre - low), (high - hz) / (high - centre));
-      filters.push_back(static_cast<float>(std::max(0.0, triangle) * 2.0 / (high - low)));
-    }
-  }
-  return filters;
+  return slaney_filters(bins, kAudioRate, kMelWindow, kAudioRate / 2.0);
 }
 
-LogMel::Impl::Impl(std::span<const float> filters) : fft(kMelWindow), window() {
-  require(!filters.empty() && filters.size() % kSpectrumBins == 0 && filters.size() / kSpectrumBins <= 1000,
-          ErrorCode::format, "a mel filter bank is 1 to 1000 rows of ", kSpectrumBins, " weights, got ",
-          filters.size(), " weights in all");
+LogMel::Impl::Impl(std::span<const float> filters) : fft(kMelWindow), window(), bank(filters, kSpectrumBins) {
   for (size_t i = 0; i < window.size(); ++i) {
     window[i] = 0.5 - 0.5 * std::cos(2.0 * std::numbers::pi * static_cast<double>(i) / kMelWindow);
-  }
-  for (size_t row = 0; row < filters.size() / kSpectrumBins; ++row) {
-    const auto band = filters.subspan(row * kSpectrumBins, kSpectrumBins);
-    require(std::all_of(band.begin(), band.end(), [](float w) { return std::isfinite(w) && w >= 0; }),
-            ErrorCode::format, "row ", row,
-            " of the mel filter bank holds a weight that is negative or not finite");
-    const auto used = [](float w) { return w != 0; };
-    const auto first = std::find_if(band.begin(), band.end(), used);
-    const auto last = std::find_if(band.rbegin(), band.rend(), used).base();
-    bands.push_back({.first = static_cast<int>(first - band.begin()),
-                     .count = first < last ? static_cast<int>(last - first) : 0,
-                     .offset = weights.size()});
-    if (first < last) weights.insert(weights.end(), first, last);
   }
 }
 
@@ -105,13 +56,8 @@ float LogMel::Impl::column(std::span<const float> samples, int64_t length, int64
   }
   fft.power(work.windowed, work.power, work.fft);
   float loudest = kLogFloor;
-  for (size_t m = 0; m < bands.size(); ++m) {
-    const Band& band = bands[m];
-    double power = 0;
-    for (int k = 0; k < band.count; ++k) {
-      power +=
-          weights[band.offset + static_cast<size_t>(k)] * work.power[static_cast<size_t>(band.first + k)];
-    }
+  for (int m = 0; m < bank.bands(); ++m) {
+    const double power = bank.sum(m, work.power);
     out[m] = std::max(static_cast<float>(std::log10(std::max(power, 1e-10))), kLogFloor);
     loudest = std::max(loudest, out[m]);
   }
@@ -123,7 +69,7 @@ LogMel::LogMel() : LogMel(mel_filter_bank()) {}
 LogMel::LogMel(std::span<const float> filters) : impl_(std::make_shared<const Impl>(filters)) {}
 
 int LogMel::bins() const {
-  return static_cast<int>(impl_->bands.size());
+  return impl_->bank.bands();
 }
 
 Mel LogMel::clip(std::span<const float> samples) const {
@@ -155,6 +101,26 @@ Mel LogMel::clip(std::span<const float> samples) const {
       std::transform(row, row + kept, row, [&](float v) { return normalised(v, loudest - kDynamicRange); });
     }
   }
+  return mel;
+}
+
+Mel LogMel::reflected(std::span<const float> samples) const {
+  const auto length = static_cast<int64_t>(samples.size());
+  require(length > kMelWindow / 2, ErrorCode::invalid_argument, "a reflected clip needs more than ",
+          kMelWindow / 2, " samples, got ", length);
+  require_finite(samples);
+  Mel mel{.frames = length / kMelHop, .bins = bins(), .data = {}};
+  const auto rows = static_cast<size_t>(mel.bins);
+  const auto frames = static_cast<size_t>(mel.frames);
+  mel.data.resize(rows * frames);
+  Impl::Work work = impl_->make_work();
+  std::vector<float> column(rows);
+  float loudest = kLogFloor;
+  for (size_t t = 0; t < frames; ++t) {
+    loudest = std::max(loudest, impl_->column(samples, length, static_cast<int64_t>(t), column.data(), work));
+    for (size_t m = 0; m < rows; ++m) mel.data[m * frames + t] = column[m];
+  }
+  for (float& v : mel.data) v = normalised(v, loudest - kDynamicRange);
   return mel;
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "audio/fft.h"
+#include "audio/mel_bank.h"
 
 namespace omni {
 
@@ -26,16 +27,11 @@ struct LogMel::Impl {
   // is `samples`, then zeros up to `length` samples, reflected around its first and last sample.
   float column(std::span<const float> samples, int64_t length, int64_t t, float* out, Work& work) const;
 
-  // A filter's weights are zero but for a short run of frequencies.
-  struct Band {
-    int first = 0;
-    int count = 0;
-    size_t offset = 0;  // into weights
-  };
+  size_t n_bands() const { return static_cast<size_t>(bank.bands()); }
+
   RealFft fft;
   std::array<double, kMelWindow> window;
-  std::vector<Band> bands;
-  std::vector<double> weights;
+  MelBank bank;
 };
 
 // What the encoder sees of a log10 power.

@@ -39,7 +39,7 @@ struct MelStream::State {
     require(options.lead_in_samples >= 0 && options.lead_in_samples < options.first_chunk_samples,
             ErrorCode::invalid_argument, "lead_in_samples must be 0 to first_chunk_samples, not ",
             options.lead_in_samples);
-    const auto bands = mel->bands.size();
+    const auto bands = mel->n_bands();
     samples.reserve(static_cast<size_t>(kSlideFrom + 2 * kChunkSamples));
     loudest.resize(static_cast<size_t>((kSlideFrom + 2 * kChunkSamples) / kMelHop));
     ring.resize(static_cast<size_t>(kRing) * bands);
@@ -61,7 +61,7 @@ struct MelStream::State {
   int64_t wanted() const { return next == 0 ? options.first_chunk_samples : kChunkSamples; }
   int64_t waiting() const { return static_cast<int64_t>(samples.size()) - length; }
   float* ring_column(int64_t frame) {
-    return ring.data() + static_cast<size_t>(frame % kRing) * mel->bands.size();
+    return ring.data() + static_cast<size_t>(frame % kRing) * mel->n_bands();
   }
 
   void slide() {
@@ -106,9 +106,9 @@ struct MelStream::State {
     const auto width = static_cast<size_t>(chunk.frames);
     for (size_t t = 0; t < width; ++t) {
       const float* column = ring_column(chunk.first_frame + static_cast<int64_t>(t));
-      for (size_t m = 0; m < mel->bands.size(); ++m) out[m * width + t] = normalised(column[m], floor);
+      for (size_t m = 0; m < mel->n_bands(); ++m) out[m * width + t] = normalised(column[m], floor);
     }
-    chunk.data = std::span(out).first(width * mel->bands.size());
+    chunk.data = std::span(out).first(width * mel->n_bands());
     return chunk;
   }
 
@@ -144,7 +144,7 @@ MelStream::MelStream(MelStream&&) noexcept = default;
 MelStream& MelStream::operator=(MelStream&&) noexcept = default;
 
 int MelStream::bins() const {
-  return static_cast<int>(state_->mel->bands.size());
+  return state_->mel->bank.bands();
 }
 const MelStreamOptions& MelStream::options() const {
   return state_->options;
