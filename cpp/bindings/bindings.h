@@ -42,5 +42,6 @@ void register_speech(py::module_& m);
 void register_vision(py::module_& m);
 void register_text(py::module_& m);
 void register_sampler(py::module_& m);
+void register_voice(py::module_& m);
 
 }  // namespace omni::python

@@ -13,4 +13,5 @@ PYBIND11_MODULE(_ext, m) {
   omni::python::register_audio(m);
   omni::python::register_sampler(m);
   omni::python::register_session(m);
+  omni::python::register_voice(m);
 }

@@ -40,6 +40,7 @@ from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
 from omni.speech_model import SpeechModel, SpeechStream
 from omni.vision_encoder import VisionEncoder
+from omni.voice import Voice, VoiceEncoder
 
 __version__ = "0.1.0"
 
@@ -73,6 +74,8 @@ __all__ = [
     "UnsupportedError",
     "VisionEncoder",
     "Vocabulary",
+    "Voice",
+    "VoiceEncoder",
     "__version__",
     "apply_chat_template",
     "beam_search",

@@ -288,6 +288,53 @@ class Detokenizer:
 def pieces(text: str) -> list[str]: ...
 def nfc(text: str) -> str: ...
 
+# ---- voice ----
+
+MIN_VOICE_SECONDS: float
+MAX_VOICE_SECONDS: float
+
+class Voice:
+    def __init__(
+        self, tokens: NDArray[np.int32], embedding: NDArray[np.float32], mel: NDArray[np.float32]
+    ) -> None: ...
+    @property
+    def tokens(self) -> NDArray[np.int32]: ...
+    @property
+    def embedding(self) -> NDArray[np.float32]: ...
+    @property
+    def mel(self) -> NDArray[np.float32]: ...
+    @property
+    def cache_steps(self) -> int: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Voice: ...
+
+class VoiceEncoder:
+    @staticmethod
+    def open(
+        tokenizer: str,
+        speaker: str,
+        *,
+        weight_format: str,
+        repack: bool,
+        whole_tail_block: bool,
+        device: str,
+        n_threads: int,
+        poll: int,
+    ) -> VoiceEncoder: ...
+    @staticmethod
+    def synthetic(
+        *,
+        weight_format: str,
+        repack: bool,
+        whole_tail_block: bool,
+        device: str,
+        n_threads: int,
+        poll: int,
+    ) -> VoiceEncoder: ...
+    def encode(self, wav: NDArray[np.float32], rate: int) -> Voice: ...
+    def _stages(self, wav: NDArray[np.float32], rate: int) -> dict[str, NDArray[np.float32]]: ...
+
 # ---- audio ----
 
 def mel_filter_bank(bins: int = 80) -> NDArray[np.float32]: ...

@@ -162,7 +162,7 @@ class Resampler:
 def save_wav(path: str | os.PathLike[str] | BinaryIO, samples: npt.NDArray[Any], rate: int) -> None:
     """Write samples [n] or [n, channels], float in [-1, 1], as a 16-bit WAV file; louder ones are clipped."""
     _check_rate(rate, "rate")
-    values = _float_samples(samples)
+    values = float_samples(samples)
     if not np.isfinite(values).all():
         raise InvalidArgumentError("samples to write must be finite numbers; there are NaN or infinite ones")
     frames = np.clip(np.rint(values * 32768.0), -32768, 32767).astype("<i2")
@@ -299,7 +299,7 @@ def _array_blocks(samples: npt.NDArray[Any], rate: int, block_seconds: float) ->
         )
     size = max(1, int(block_seconds * rate))
     for start in range(0, len(samples), size):
-        block = _mono(_float_samples(samples[start : start + size]))
+        block = _mono(float_samples(samples[start : start + size]))
         if not np.isfinite(block).all():
             at = start + int(np.argmin(np.isfinite(block)))
             raise InvalidArgumentError(
@@ -308,7 +308,7 @@ def _array_blocks(samples: npt.NDArray[Any], rate: int, block_seconds: float) ->
         yield block
 
 
-def _float_samples(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def float_samples(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """float32 [n, channels] of float or integer samples."""
     if samples.ndim == 1:
         samples = samples[:, None]

@@ -10,7 +10,7 @@ from omni.errors import ModelFileError
 BASE_NAME = "MiniCPM-o-4_5"
 _SIDE_NETWORKS = ("vision", "audio", "tts")
 # token2wav/ is what some distributions call the last folder.
-_TOKEN2WAV_FOLDERS = ("token2wav-gguf", "token2wav")
+TOKEN2WAV_FOLDERS = ("token2wav-gguf", "token2wav")
 
 
 def llm_path(quant: str) -> str:
@@ -25,7 +25,7 @@ def side_path(part: str, type_name: str) -> str:
 
 # Always this name, whatever it holds: engines look for it by name.
 PROJECTOR_PATH = f"tts/{BASE_NAME}-projector-F16.gguf"
-TOKEN2WAV_FOLDER = _TOKEN2WAV_FOLDERS[0]
+TOKEN2WAV_FOLDER = TOKEN2WAV_FOLDERS[0]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find_model_files(model: str | Path, quant: str | None = None) -> ModelFiles:
     else:
         raise ModelFileError(f"{path}: no such file or directory")
     sides = {part: _side_file(directory, part) for part in _SIDE_NETWORKS}
-    folders = [directory / name for name in _TOKEN2WAV_FOLDERS]
+    folders = [directory / name for name in TOKEN2WAV_FOLDERS]
     projector = directory / PROJECTOR_PATH
     return ModelFiles(
         directory=directory,

@@ -10,7 +10,8 @@ namespace omni {
 void RandomWeights::operator()(const GgufTensor& t, uint8_t* data) {
   const bool is_bias = t.name.ends_with("bias");
   if (t.n_dims == 1 || is_bias) {
-    std::fill_n(reinterpret_cast<float*>(data), t.elements(), is_bias ? 0.0F : 1.0F);
+    const bool zero = is_bias || t.name.ends_with("mean");
+    std::fill_n(reinterpret_cast<float*>(data), t.elements(), zero ? 0.0F : 1.0F);
     return;
   }
   const int64_t all = t.elements() / t.ne[0];

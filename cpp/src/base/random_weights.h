@@ -10,8 +10,8 @@
 namespace omni {
 
 // Fills tensors of a file in memory (see GgufBuilder::build). Matrices keep the variance of what they
-// multiply; vectors are 1, biases 0. A matrix is a block of random rows, repeated: repetition costs nothing
-// in speed measurements and saves the minutes that drawing thousands of millions of numbers takes.
+// multiply; vectors are 1, biases and means 0. A matrix is a block of random rows, repeated: repetition costs
+// nothing in speed measurements and saves the minutes that drawing thousands of millions of numbers takes.
 class RandomWeights {
  public:
   // `rows` of every matrix are drawn, the others repeat them; 0 draws all.
