@@ -64,6 +64,7 @@ class Executor {
   explicit Executor(std::shared_ptr<Device> device);
 
   Device& device() const { return *device_; }
+  const std::shared_ptr<Device>& shared_device() const { return device_; }
   std::mutex& mutex() { return mutex_; }
 
   // Gives the graph's tensors their memory. Graphs share one buffer, since they run one after another;
