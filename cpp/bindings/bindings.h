@@ -39,6 +39,7 @@ void register_errors(py::module_& m);
 void register_gguf(py::module_& m);
 void register_language_model(py::module_& m);
 void register_speech(py::module_& m);
+void register_token2wav(py::module_& m);
 void register_vision(py::module_& m);
 void register_text(py::module_& m);
 void register_sampler(py::module_& m);

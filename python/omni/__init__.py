@@ -39,6 +39,7 @@ from omni.language_model import Cache, LanguageModel
 from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
 from omni.speech_model import SpeechModel, SpeechStream
+from omni.token2wav import Token2Wav, Token2WavStream
 from omni.vision_encoder import VisionEncoder
 from omni.voice import Voice, VoiceEncoder
 
@@ -70,6 +71,8 @@ __all__ = [
     "SpeechStream",
     "StreamingSampler",
     "TextStream",
+    "Token2Wav",
+    "Token2WavStream",
     "Tokenizer",
     "UnsupportedError",
     "VisionEncoder",

@@ -288,53 +288,6 @@ class Detokenizer:
 def pieces(text: str) -> list[str]: ...
 def nfc(text: str) -> str: ...
 
-# ---- voice ----
-
-MIN_VOICE_SECONDS: float
-MAX_VOICE_SECONDS: float
-
-class Voice:
-    def __init__(
-        self, tokens: NDArray[np.int32], embedding: NDArray[np.float32], mel: NDArray[np.float32]
-    ) -> None: ...
-    @property
-    def tokens(self) -> NDArray[np.int32]: ...
-    @property
-    def embedding(self) -> NDArray[np.float32]: ...
-    @property
-    def mel(self) -> NDArray[np.float32]: ...
-    @property
-    def cache_steps(self) -> int: ...
-    def save(self, path: str | PathLike[str]) -> None: ...
-    @staticmethod
-    def load(path: str | PathLike[str]) -> Voice: ...
-
-class VoiceEncoder:
-    @staticmethod
-    def open(
-        tokenizer: str,
-        speaker: str,
-        *,
-        weight_format: str,
-        repack: bool,
-        whole_tail_block: bool,
-        device: str,
-        n_threads: int,
-        poll: int,
-    ) -> VoiceEncoder: ...
-    @staticmethod
-    def synthetic(
-        *,
-        weight_format: str,
-        repack: bool,
-        whole_tail_block: bool,
-        device: str,
-        n_threads: int,
-        poll: int,
-    ) -> VoiceEncoder: ...
-    def encode(self, wav: NDArray[np.float32], rate: int) -> Voice: ...
-    def _stages(self, wav: NDArray[np.float32], rate: int) -> dict[str, NDArray[np.float32]]: ...
-
 # ---- audio ----
 
 def mel_filter_bank(bins: int = 80) -> NDArray[np.float32]: ...
@@ -750,3 +703,122 @@ class DuplexLogic:
     @property
     def schema(self) -> str: ...
     def _keys(self, layer: int, first: int, count: int) -> NDArray[np.float32]: ...
+
+# ---- voice ----
+
+MIN_VOICE_SECONDS: float
+MAX_VOICE_SECONDS: float
+
+class Voice:
+    def __init__(
+        self, tokens: NDArray[np.int32], embedding: NDArray[np.float32], mel: NDArray[np.float32]
+    ) -> None: ...
+    @property
+    def tokens(self) -> NDArray[np.int32]: ...
+    @property
+    def embedding(self) -> NDArray[np.float32]: ...
+    @property
+    def mel(self) -> NDArray[np.float32]: ...
+    @property
+    def cache_steps(self) -> int: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+    @staticmethod
+    def load(path: str | PathLike[str]) -> Voice: ...
+
+class VoiceEncoder:
+    @staticmethod
+    def open(
+        tokenizer: str,
+        speaker: str,
+        *,
+        weight_format: str,
+        repack: bool,
+        whole_tail_block: bool,
+        device: str,
+        n_threads: int,
+        poll: int,
+    ) -> VoiceEncoder: ...
+    @staticmethod
+    def synthetic(
+        *,
+        weight_format: str,
+        repack: bool,
+        whole_tail_block: bool,
+        device: str,
+        n_threads: int,
+        poll: int,
+    ) -> VoiceEncoder: ...
+    def encode(self, wav: NDArray[np.float32], rate: int) -> Voice: ...
+    def _stages(self, wav: NDArray[np.float32], rate: int) -> dict[str, NDArray[np.float32]]: ...
+
+# ---- token2wav ----
+
+class Token2WavInfo:
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def token_rate(self) -> int: ...
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def look_ahead(self) -> int: ...
+    @property
+    def has_causal(self) -> bool: ...
+    @property
+    def has_original(self) -> bool: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def copied_bytes(self) -> int: ...
+
+class Token2WavStream:
+    def push(self, tokens: NDArray[np.int32], last: bool) -> NDArray[np.float32]: ...
+    def flush(self) -> NDArray[np.float32]: ...
+    def window(self, tokens: NDArray[np.int32], last: bool) -> NDArray[np.float32]: ...
+    def reset(self) -> None: ...
+    @property
+    def buffered(self) -> int: ...
+    @property
+    def _mu(self) -> NDArray[np.float32]: ...
+    @property
+    def _mel(self) -> NDArray[np.float32]: ...
+    @property
+    def _cache_frames(self) -> tuple[int, int]: ...
+
+class Token2Wav:
+    @staticmethod
+    def open(
+        directory: str, *, weight_format: str, vocoder: str, n_threads: int, device: str, poll: int
+    ) -> Token2Wav: ...
+    @staticmethod
+    def synthetic(
+        *, weight_format: str, vocoder: str, n_threads: int, device: str, poll: int
+    ) -> Token2Wav: ...
+    @property
+    def info(self) -> Token2WavInfo: ...
+    def stream(
+        self,
+        voice: Voice,
+        *,
+        steps: int,
+        seed: int,
+        silence: bool,
+        noise: NDArray[np.float32],
+        excitation: bool,
+    ) -> Token2WavStream: ...
+    def synthesize(
+        self,
+        tokens: NDArray[np.int32],
+        voice: Voice,
+        *,
+        steps: int,
+        seed: int,
+        noise: NDArray[np.float32],
+        excitation: bool,
+    ) -> NDArray[np.float32]: ...
+    def _stages(
+        self, tokens: NDArray[np.int32], voice: Voice, *, steps: int, noise: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.float32]]: ...
+    def _vocode(
+        self, mel: NDArray[np.float32], *, for_streams: bool, excitation: bool, seed: int = 0
+    ) -> NDArray[np.float32]: ...
