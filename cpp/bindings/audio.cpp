@@ -28,12 +28,6 @@ Chunk keep(const MelChunk& chunk) {
   return {chunk, {chunk.data.begin(), chunk.data.end()}};
 }
 
-MelStreamOptions stream_options(const std::string& mode) {
-  if (mode == "simplex") return MelStreamOptions::simplex();
-  if (mode == "duplex") return MelStreamOptions::duplex();
-  fail(ErrorCode::invalid_argument, "mode is \"simplex\" or \"duplex\", not \"", mode, "\"");
-}
-
 std::vector<Chunk> push_all(MelStream& stream, const FloatArray& wav) {
   std::span<const float> rest = samples_of(wav);
   const py::gil_scoped_release release;
@@ -77,7 +71,7 @@ void register_mel(py::module_& m) {
 
   py::class_<MelStream>(m, "MelStream")
       .def(py::init([](const LogMel& mel, const std::string& mode) {
-             return std::make_unique<MelStream>(mel, stream_options(mode));
+             return std::make_unique<MelStream>(mel, MelStreamOptions::named(mode));
            }),
            py::arg("mel"), py::arg("mode") = "simplex")
       .def("push", &push_all, py::arg("wav"))
@@ -217,7 +211,7 @@ void register_encoder(py::module_& m) {
       .def(
           "stream",
           [](const std::shared_ptr<AudioEncoder>& self, const std::string& mode) {
-            const MelStreamOptions options = stream_options(mode);
+            const MelStreamOptions options = MelStreamOptions::named(mode);
             const py::gil_scoped_release release;
             return std::make_unique<Stream>(Stream{self, self->stream(options)});
           },

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace omni {
@@ -82,6 +83,8 @@ struct MelStreamOptions {
   // As MiniCPMODuplex: 20 ms of context, so that convolutions over a chunk have no seams. The first chunk is
   // a whole number of hops, hence 80 samples always wait for the next chunk.
   static MelStreamOptions duplex() { return {.context_frames = 2, .first_chunk_samples = 16480}; }
+  // By name: "simplex" or "duplex". Throws Error(invalid_argument) for others.
+  OMNI_API static MelStreamOptions named(const std::string& mode);
 };
 
 // One chunk of a stream. The data live in the stream until its next call.

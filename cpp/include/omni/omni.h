@@ -8,9 +8,9 @@
  *
  * Every function that can fail returns an omni_status; results come back through pointers, which are
  * untouched on failure. Texts are UTF-8, paths too, on every system. Objects are freed with their own free
- * function, in any order: a cache keeps its model alive. A model and a tokenizer may be used from many
- * threads, everything else from one thread at a time. Parameter structs come from their default function, so
- * that new members have values.
+ * function, in any order: a cache keeps its model alive, a stream its encoder. A model, an encoder and a
+ * tokenizer may be used from many threads, everything else from one thread at a time. Parameter structs come
+ * from their default function, so that new members have values.
  */
 #ifndef OMNI_OMNI_H
 #define OMNI_OMNI_H
@@ -128,6 +128,93 @@ OMNI_API omni_status omni_decode(omni_model* model, omni_cache* cache, const int
 /* The same with embeddings [count, D] as input: text, image or audio rows alike. */
 OMNI_API omni_status omni_decode_embeds(omni_model* model, omni_cache* cache, const float* embeds,
                                         size_t count, float* hidden, float* logits);
+
+/* ---- vision encoder: pictures to embeddings for omni_decode_embeds ---- */
+
+typedef struct omni_vision omni_vision;
+
+typedef struct omni_vision_params {
+  int32_t n_threads;  /* 0: one for each physical core */
+  int32_t poll;       /* 0 (sleep) to 100 (spin), default 50 */
+  const char* device; /* name of a device, "gpu", or NULL for the processor */
+  const char*
+      weight_format; /* "stored", "bf16", "q8_0", or "auto" (default): F16 as BF16 where that is fast */
+  int32_t repack;    /* 1: quantised weights may be copied into a faster layout (default) */
+  int32_t max_batch; /* slices of one shape computed at once; 0: 1 on the processor, 16 elsewhere */
+} omni_vision_params;
+
+/* The caller's pixels, 8 bits each for R, G, B; rows from top to bottom. */
+typedef struct omni_image {
+  const uint8_t* rgb;
+  int32_t width;  /* pixels */
+  int32_t height; /* pixels */
+  size_t stride;  /* bytes from one row to the next; 0: 3 * width */
+} omni_image;
+
+/* What an image is cut into: the overview, then, of a large image, the slices of a grid row by row. */
+typedef struct omni_slices {
+  size_t count;    /* 1 + columns * rows */
+  int32_t columns; /* 0 without a grid */
+  int32_t rows;
+} omni_slices;
+
+OMNI_API omni_vision_params omni_vision_default_params(void);
+/* From the vision encoder's GGUF file. */
+OMNI_API omni_status omni_vision_open(const char* path, const omni_vision_params* params,
+                                      omni_vision** vision);
+OMNI_API void omni_vision_free(omni_vision* vision);
+OMNI_API int64_t omni_vision_width(const omni_vision* vision);     /* D, that of the language model */
+OMNI_API int64_t omni_vision_n_queries(const omni_vision* vision); /* Q, embeddings of a slice: 64 */
+/* Encodes the overview and at most `max_slice_nums` slices (1: the overview alone; 9 is usual) and writes at
+ * most `capacity` of them to `embeds` [capacity, Q, D]; `slices` gets how many there are. Call with capacity
+ * 0 to ask for that; nothing is computed then. */
+OMNI_API omni_status omni_vision_encode(const omni_vision* vision, const omni_image* image,
+                                        int32_t max_slice_nums, float* embeds, size_t capacity,
+                                        omni_slices* slices);
+
+/* ---- audio encoder: sound to embeddings for omni_decode_embeds, ten a second ---- */
+
+typedef struct omni_audio omni_audio;
+typedef struct omni_audio_stream omni_audio_stream;
+
+typedef struct omni_audio_params {
+  int32_t n_threads;  /* 0: one for each physical core */
+  int32_t poll;       /* 0 (sleep) to 100 (spin), default 50 */
+  const char* device; /* name of a device, "gpu", or NULL for the processor */
+  const char*
+      weight_format;   /* "stored", "bf16", "q8_0", or "auto" (default): F16 as BF16 where that is fast */
+  int32_t repack;      /* 1: quantised weights may be copied into a faster layout (default) */
+  const char* kv_type; /* how a stream keeps keys and values: "f32" or "f16" (default) */
+} omni_audio_params;
+
+OMNI_API omni_audio_params omni_audio_default_params(void);
+/* From the audio encoder's GGUF file. */
+OMNI_API omni_status omni_audio_open(const char* path, const omni_audio_params* params, omni_audio** audio);
+OMNI_API void omni_audio_free(omni_audio* audio);
+OMNI_API int64_t omni_audio_width(const omni_audio* audio); /* D, that of the language model */
+/* Encodes a whole clip: mono samples in [-1, 1] at 16 kHz. A position sees those of its own chunk of
+ * `chunk_seconds` (1 is usual) and of earlier ones; 0: all of its piece of 30 s. Writes at most `capacity`
+ * rows to `embeds` [capacity, D]; `count` gets the number of rows the clip has. Call with capacity 0 to ask
+ * for it; nothing is computed then. */
+OMNI_API omni_status omni_audio_encode(const omni_audio* audio, const float* samples, size_t n_samples,
+                                       double chunk_seconds, float* embeds, size_t capacity, size_t* count);
+
+/* A stream that encodes sound second by second; 35 ms of zeros are put before the first sample. `mode` is
+ * "simplex" (also for NULL), or "duplex": each second sees 20 ms of its neighbours. */
+OMNI_API omni_status omni_audio_stream_new(omni_audio* audio, const char* mode, omni_audio_stream** stream);
+OMNI_API void omni_audio_stream_free(omni_audio_stream* stream);
+/* Takes all samples and writes at most `capacity` of the rows that are ready, [capacity, D]; `count` gets the
+ * number that were ready, often 0. What there was no room for stays ready: call again with 0 samples. How the
+ * sound is cut into pushes changes nothing. If one is NaN or infinite, none
+ * is taken. */
+OMNI_API omni_status omni_audio_stream_push(omni_audio_stream* stream, const float* samples, size_t n_samples,
+                                            float* embeds, size_t capacity, size_t* count);
+/* Ends the stream with what is left of a second; rows come as from omni_audio_stream_push. Reset it before
+ * the next sound. */
+OMNI_API omni_status omni_audio_stream_flush(omni_audio_stream* stream, float* embeds, size_t capacity,
+                                             size_t* count);
+/* Forgets everything: a new stream. */
+OMNI_API omni_status omni_audio_stream_reset(omni_audio_stream* stream);
 
 /* ---- sampling ---- */
 

@@ -129,6 +129,12 @@ struct MelStream::State {
   bool flushed = false;
 };
 
+MelStreamOptions MelStreamOptions::named(const std::string& mode) {
+  if (mode == "simplex") return simplex();
+  if (mode == "duplex") return duplex();
+  fail(ErrorCode::invalid_argument, "mode is \"simplex\" or \"duplex\", not \"", mode, "\"");
+}
+
 MelStream::MelStream(const LogMel& mel, MelStreamOptions options)
     : state_(std::make_unique<State>(mel, options)) {}
 MelStream::~MelStream() = default;
