@@ -341,11 +341,6 @@ def test_unusable_arguments(fixed: omni.MiniCPMO, arguments: dict[str, Any], mes
         fixed.chat(**arguments)
 
 
-def test_speech_is_refused_clearly(fixed: omni.MiniCPMO) -> None:
-    with pytest.raises(omni.UnsupportedError, match="text only"):
-        fixed.chat(msgs=TEXT, generate_audio=True)
-
-
 def test_what_pytorch_programs_call_does_nothing(fixed: omni.MiniCPMO) -> None:
     assert fixed.eval().cuda().to("cuda") is fixed
 

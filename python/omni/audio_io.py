@@ -65,6 +65,25 @@ def load_audio(
     return np.frombuffer(sound, dtype=np.float32)
 
 
+def load_recording(source: str | os.PathLike[str], max_seconds: float = 60.0) -> tuple[Samples, int]:
+    """Read a file at its own rate: mono float32 [n], at most `max_seconds`, and samples a second.
+
+    Raises as `load_audio` does.
+    """
+    name = _name(source)
+    file, _ = _open(source)
+    with file:
+        rate, blocks = _file_blocks(file, name, 10.0)
+        found: list[Samples] = []
+        for block in _checked(blocks, name):
+            found.append(block)
+            if sum(map(len, found)) >= max_seconds * rate:
+                break
+    if not found:
+        raise FormatError(f"{name} holds no sound")
+    return np.concatenate(found)[: int(max_seconds * rate)], rate
+
+
 def iter_audio(
     source: AudioSource,
     rate: int = MODEL_RATE,

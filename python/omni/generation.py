@@ -75,6 +75,8 @@ class Generation:
     finish: Literal["stop", "length"] | None = None  # None: not finished
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    speech_tokens: int = 0  # of the spoken answer; 25 are a second
+    speech_seconds: float = 0.0  # that it took to speak
 
 
 def row_keys(
@@ -116,6 +118,16 @@ class PromptCache:
             _, logits = self._model.forward(rows, self.cache, "last", hidden="rows")
             self._keys += keys[first : first + _BLOCK].tolist()
         return logits[0], common
+
+    def recompute(
+        self, first: int, keys: NDArray[np.int64], embeds: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Replaces the rows from `first` on by these; returns their hidden states [n, D]."""
+        del self._keys[first:]
+        self.cache.truncate(first)
+        hidden, _ = self._model.forward(embeds, self.cache, "none")
+        self._keys += keys.tolist()
+        return hidden
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Appends a token; returns the logits [V] behind it."""

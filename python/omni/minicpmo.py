@@ -36,7 +36,9 @@ from omni.model_files import ModelFiles, find_model_files
 from omni.multimodal import Prompt, PromptOptions, build_prompt, splice
 from omni.prompts import system_prompt
 from omni.simplex import SimplexSession, group_texts
+from omni.speaking import Recording, Speaker, SpeechOrder, TTSSamplingParams, VoiceOptions, spoken_span
 from omni.vision_encoder import VisionEncoder
+from omni.voice import Voice
 
 __all__ = ["MiniCPMO"]
 
@@ -56,7 +58,7 @@ _TORCH_ARGUMENTS = {
 
 
 class MiniCPMO:
-    """MiniCPM-o 4.5: text, pictures and sound in, text out. Made by `from_pretrained`."""
+    """MiniCPM-o 4.5: text, pictures and sound in, text and speech out. Made by `from_pretrained`."""
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class MiniCPMO:
         self._encodings = _EncodingCache(_ENCODINGS_BYTES)
         self._dialogue: PromptCache | None = None
         self._simplex: SimplexSession | None = None
+        self._speaker: Speaker | None = None
 
     @classmethod
     def from_pretrained(
@@ -140,6 +143,8 @@ class MiniCPMO:
             self.init_vision()
         if init_audio and files.audio is not None:
             self.init_audio()
+        if init_tts and files.tts is not None and files.token2wav is not None:
+            self.init_tts()
         return self
 
     # ---- parts ----
@@ -155,6 +160,57 @@ class MiniCPMO:
         if self.audio is None:
             self.audio = AudioEncoder(self._part("audio"), **self._compute)
             self._check_width("audio", self.audio.info.embed_width)
+
+    def init_tts(
+        self,
+        streaming: bool = True,
+        model_dir: str | os.PathLike[str] | None = None,
+        enable_float16: bool = False,
+        n_timesteps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Loads the speech model and token2wav, unless they are loaded.
+
+        Args:
+            streaming, enable_float16: accepted and not used.
+            model_dir: where token2wav is, if not in the model's directory.
+            n_timesteps: steps of the flow (None: 10); 5 halve the work.
+
+        Raises:
+            ModelFileError, FormatError, UnsupportedError, OutOfMemoryError, DeviceError
+        """
+        _warn_unknown("init_tts", kwargs)
+        if self._speaker is None:
+            kv_type: Literal["f32", "f16"] = "f32" if self._kv_type == "f32" else "f16"
+            self._speaker = Speaker.load(self.files, model_dir, kv_type=kv_type, **self._compute)
+        if n_timesteps is not None:
+            self._speaker.options = VoiceOptions(steps=n_timesteps)
+
+    def init_token2wav_cache(
+        self,
+        prompt_speech_16k: str | os.PathLike[str] | NDArray[np.float32] | Voice,
+        *,
+        n_timesteps: int | None = None,
+        seed: int = 0,
+        noise: NDArray[np.float32] | None = None,
+        excitation: bool = True,
+    ) -> None:
+        """Sets the voice that answers are spoken with. Takes about as long as hearing the recording.
+
+        Args:
+            prompt_speech_16k: 5 to 15 s of speech: samples (mono, 16 kHz), a file of any rate, or a voice.
+            n_timesteps: steps of the flow (None: as `init_tts` was told).
+            seed, noise, excitation: as for `Token2Wav.stream()`.
+        """
+        speaker = self.require_speaker()
+        steps = speaker.options.steps if n_timesteps is None else n_timesteps
+        speaker.set_voice(prompt_speech_16k, VoiceOptions(steps, seed, noise, excitation))
+
+    def require_speaker(self) -> Speaker:
+        """What speaks. Raises if it is not loaded."""
+        if self._speaker is None:
+            raise InvalidArgumentError("the model was loaded without speech: call init_tts()")
+        return self._speaker
 
     def require_audio(self) -> AudioEncoder:
         """The sound encoder. Raises if its file is missing, or it is not loaded."""
@@ -251,6 +307,7 @@ class MiniCPMO:
         seed: int | None = None,
         cache_prompt: bool = False,
         limits: Limits | None = None,
+        tts_ref_audio: Recording | Voice | None = None,
         **kwargs: Any,
     ) -> Any:
         """Answers a dialogue.
@@ -269,8 +326,12 @@ class MiniCPMO:
             use_image_id: number the pictures (None: yes).
             enable_thinking: let the model reason first; the reasoning is part of the answer.
             use_tts_template: prepare a spoken answer; sound in the dialogue does so, too.
-            generate_audio, output_audio_path, output_tts_inputs_embeds_path, teacher_forcing, tts_proj_layer,
-                tts_sampling_params: of speech; not available yet.
+            generate_audio: speak the answer, too (and use_tts_template). With `stream`, after its text.
+            output_audio_path: the WAV file to write, 24 kHz; needed for `generate_audio`.
+            output_tts_inputs_embeds_path: a NumPy file to write with what the speech model was given.
+            teacher_forcing: don't answer: speak what stands behind <|tts_bos|> in the last message.
+            tts_proj_layer: -1, the language model's last layer.
+            tts_sampling_params: how speech is drawn, see `omni.speaking.TTSSamplingParams`.
             omni_mode: items of a message follow one another without line breaks, for interleaved video.
             return_prompt: also return the prompt's text.
             merge_audio_from_same_content: encode the clips of one message as one.
@@ -280,16 +341,31 @@ class MiniCPMO:
             seed: makes drawing reproducible.
             cache_prompt: keep the context, and compute of the next such prompt only what differs.
             limits: what addresses in the messages may be read.
+            tts_ref_audio: whose voice to speak with (None: the first clip of the dialogue, else the voice of
+                `init_token2wav_cache()`, else the model's own if it has one).
 
         Returns:
             The answer's text, a list of them for a list of dialogues, or a `TextStream`; with `return_prompt`
             a pair of that and the prompt.
         """
-        if generate_audio or teacher_forcing:
-            raise UnsupportedError(
-                "this version answers in text only: generate_audio and teacher_forcing need speech"
-            )
         _warn_unknown("chat", kwargs)
+        if tts_proj_layer != -1:
+            raise UnsupportedError(
+                f"tts_proj_layer must be -1, not {tts_proj_layer}: other layers are not kept"
+            )
+        order = None
+        if generate_audio:
+            self.require_speaker()
+            if output_audio_path is None:
+                raise InvalidArgumentError("generate_audio needs output_audio_path, the WAV file to write")
+            order = SpeechOrder(
+                Path(output_audio_path),
+                TTSSamplingParams.of(tts_sampling_params),
+                seed,
+                tts_ref_audio,
+                None if output_tts_inputs_embeds_path is None else Path(output_tts_inputs_embeds_path),
+            )
+            use_tts_template = True
         if msgs is None:
             raise InvalidArgumentError("chat needs msgs, a list of messages")
         config = GenerationConfig(
@@ -315,10 +391,11 @@ class MiniCPMO:
             omni_mode=omni_mode,
             stream_input=stream_input,
             max_inp_length=max_inp_length,
+            generation_prompt=not teacher_forcing,
         )
         if _is_batch(msgs):
-            if stream:
-                raise InvalidArgumentError("only one dialogue can be streamed")
+            if stream or generate_audio:
+                raise InvalidArgumentError("only one dialogue can be streamed or spoken")
             dialogues: list[Any] = list(msgs)
             pictures = image if isinstance(image, list) else [image] * len(msgs)
         else:
@@ -331,7 +408,12 @@ class MiniCPMO:
             messages = self._parse(dialogue, picture, limits)
             prompt = build_prompt(self.tokenizer, messages, options)
             answer = self._answer(
-                prompt, config, vision_hidden_states, merge_audio_from_same_content, cache_prompt
+                prompt,
+                None if teacher_forcing else config,
+                vision_hidden_states,
+                merge_audio_from_same_content,
+                cache_prompt,
+                order,
             )
             answers.append(answer if stream else "".join(answer))
             prompts.append(prompt.text)
@@ -354,12 +436,13 @@ class MiniCPMO:
     def _answer(
         self,
         prompt: Prompt,
-        config: GenerationConfig,
+        config: GenerationConfig | None,
         vision_rows: NDArray[np.float32] | None,
         merge_clips: bool,
         keep: bool,
+        order: SpeechOrder | None = None,
     ) -> TextStream:
-        """Computes the prompt at once, the answer as it is read."""
+        """Computes the prompt at once, the answer as it is read. Without a `config` there is no answer."""
         require_room(len(prompt.ids), self._n_ctx)
         start = time.perf_counter()
         embeds = self.embed_prompt(prompt, vision_rows=vision_rows, merge_clips=merge_clips)
@@ -367,19 +450,57 @@ class MiniCPMO:
         if keep:
             state = self._dialogue = self._dialogue or PromptCache(self.llm, self._n_ctx)
         else:
-            state = PromptCache(self.llm, min(self._n_ctx, len(prompt.ids) + config.max_new_tokens))
+            room = 0 if config is None else config.max_new_tokens
+            state = PromptCache(self.llm, min(self._n_ctx, len(prompt.ids) + room))
         is_media = np.zeros(len(prompt.ids), np.bool_)
         for first, end in (*prompt.image_spans, *prompt.audio_spans):
             is_media[first:end] = True
         keys = row_keys(prompt.ids, embeds, is_media)
         logits, result.reused_tokens = state.prefill(keys, embeds)
         result.prefill_seconds = time.perf_counter() - start
-        if config.num_beams > 1:
+        if config is None:
+            tokens = iter(result.ids)
+        elif config.num_beams > 1:
             search(self.llm, state, logits, self._stop_ids, config, result)
             tokens = iter(result.ids)
         else:
             tokens = sample(self.llm, state, logits, self._stop_ids, config, result)
-        return TextStream(self._text(tokens, result), result)
+        pieces = self._text(tokens, result)
+        if order is not None:
+            pieces = self._then_speech(pieces, order, prompt, keys, embeds, state, result)
+        return TextStream(pieces, result)
+
+    def _then_speech(
+        self,
+        pieces: Iterator[str],
+        order: SpeechOrder,
+        prompt: Prompt,
+        keys: NDArray[np.int64],
+        embeds: NDArray[np.float32],
+        state: PromptCache,
+        result: Generation,
+    ) -> Iterator[str]:
+        """The pieces of text; when they are through, the answer is spoken to a file."""
+        yield from pieces
+        start = time.perf_counter()
+        ids = [*prompt.ids.tolist(), *result.ids]
+        first, end = spoken_span(ids, self.tokenizer, given=not result.ids)
+        n_prompt = len(prompt.ids)
+        if first == end:
+            warnings.warn(f"the answer has nothing to speak: {order.path} was not written", stacklevel=2)
+            return
+        # The states of the sequence that was chosen: a beam search leaves those of others.
+        generated = np.asarray(ids[max(n_prompt, first) : end], np.int32)
+        rows = embeds[first : min(end, n_prompt)]
+        new_keys = keys[first : min(end, n_prompt)]
+        if len(generated):
+            rows = np.concatenate([rows, self.llm.embed(generated)])
+            new_keys = np.concatenate([new_keys, generated.astype(np.int64)])
+        hidden = state.recompute(first, new_keys, rows)
+        clip = prompt.clips[0][0] if prompt.clips else None
+        spoken = np.asarray(ids[first:end], np.int32)
+        result.speech_tokens = order.fill(self.require_speaker(), spoken, hidden, clip, self.variant)
+        result.speech_seconds = time.perf_counter() - start
 
     def embed_prompt(
         self,
@@ -552,8 +673,10 @@ class MiniCPMO:
             )
         options = config.sampler_options() | {"length_penalty": length_penalty}
         del options["min_new_tokens"]
-        if generate_audio:
-            raise UnsupportedError("this version answers in text only: pass generate_audio=False")
+        if audio_token_chunk_size != 25:
+            raise UnsupportedError(f"audio_token_chunk_size must be 25, not {audio_token_chunk_size}")
+        speaker = self.require_speaker() if generate_audio else None
+        params = TTSSamplingParams.of(tts_sampling_params)
         groups = session.generate(
             options,
             max_new_tokens=max_new_tokens,
@@ -564,7 +687,9 @@ class MiniCPMO:
             text=teacher_forcing_text if teacher_forcing else None,
             snapshot=enable_speculative_snapshot,
         )
-        return group_texts(groups, self.tokenizer)
+        if speaker is None:
+            return group_texts(groups, self.tokenizer)
+        return speaker.speak(groups, self.tokenizer, params, seed)
 
     def restore_speculative_snapshot(self) -> bool:
         """Undoes the last answer that was generated with `enable_speculative_snapshot`, as if it never was.
@@ -577,6 +702,8 @@ class MiniCPMO:
     def reset_session(self, reset_token2wav_cache: bool = True) -> None:
         """Forgets the streamed dialogue and, unless told otherwise, the voice that it was spoken with."""
         self._simplex = None
+        if reset_token2wav_cache and self._speaker is not None:
+            self._speaker.forget_voice()
 
     # ---- text of an answer ----
 
@@ -599,8 +726,9 @@ class MiniCPMO:
     def describe(self) -> str:
         """One line: files, quantisation, device and memory."""
         info = self.llm.info
-        parts = [name for name, part in (("vision", self.vision), ("audio", self.audio)) if part is not None]
-        with_parts = f" with {' and '.join(parts)}" if parts else ""
+        loaded = (("vision", self.vision), ("audio", self.audio), ("speech", self._speaker))
+        parts = [name for name, part in loaded if part is not None]
+        with_parts = f" with {', '.join(parts)}" if parts else ""
         per_value = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}[self._kv_type]
         context = int(2 * info.n_layers * info.n_kv_heads * info.head_dim * per_value * self._n_ctx)
         llm = self.files.llm
