@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from omni import _ext
-from omni.bench import Work, measure
+from omni import VisionEncoder, _ext
+from omni.bench import Work, measure, vision
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,28 @@ def test_rows_of_speech(source: str, tiny_model_dir: Path) -> None:
     assert [row["what"] for row in rows] == ["1 s, 0 text", "1 s, 5 text", "1 s, 18 text"]
     for row in rows:
         assert row["items_per_second"] == pytest.approx(1000 / row["ms"])  # seconds of sound
+
+
+@pytest.mark.parametrize("source", ["synthetic", "file"])
+def test_vision_rows(source: str, tiny_model_dir: Path) -> None:
+    arguments = ["-m", str(tiny_model_dir)]
+    if source == "synthetic":
+        arguments = ["--synthetic", "minicpm-o-4.5", "--layers", "1", "--weight-format", "stored"]
+    result = bench("vision", *arguments, "--threads", "1", "--repeats", "1", "--seconds", "0.1", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["what"] for row in rows] == ["448x448 (1)", "1344x896 (7)"]
+    for row in rows:
+        assert row["gflops"] > 0
+        assert row["items_per_second"] == pytest.approx(1e3 / row["ms"])
+
+
+def test_vision_operations() -> None:
+    """Counted by hand for one slice of 1024 patches at the published sizes: 1.06 * 10^12."""
+    info = VisionEncoder.synthetic(layers=1).info
+    one = vision.operations(info, 1024)
+    layer = 8 * 1024 * 1152**2 + 4 * 1024**2 * 1152 + 4 * 1024 * 1152 * 4304
+    assert one + 26 * layer == pytest.approx(1057.5e9, rel=1e-3)
 
 
 def test_figures_follow_from_the_work() -> None:

@@ -125,7 +125,9 @@ void register_vision_encoder(py::module_& m) {
       .def_readonly("patch_size", &VisionEncoderInfo::patch_size)
       .def_readonly("parameters", &VisionEncoderInfo::parameters)
       .def_readonly("file_bytes", &VisionEncoderInfo::file_bytes)
-      .def_readonly("copied_bytes", &VisionEncoderInfo::copied_bytes);
+      .def_readonly("copied_bytes", &VisionEncoderInfo::copied_bytes)
+      .def_readonly("matrix_bytes", &VisionEncoderInfo::matrix_bytes)
+      .def_readonly("matrix_type", &VisionEncoderInfo::matrix_type);
 
   py::class_<VisionEncoder, std::shared_ptr<VisionEncoder>>(m, "VisionEncoder")
       .def_static(

@@ -104,6 +104,13 @@ _TABLE = (
         choices=("f32", "f16", "q8_0"),
     ),
     Option(
+        ("--weight-format",),
+        "how the encoders' F16 weights are held (auto: BF16 where that is fast)",
+        _MODEL,
+        default="auto",
+        choices=("auto", "stored", "bf16", "q8_0"),
+    ),
+    Option(
         ("-n", "--n-predict"),
         "tokens to generate at most",
         _SAMPLING,

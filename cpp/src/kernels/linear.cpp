@@ -3,6 +3,9 @@
 
 #include "omni/error.h"
 
+#include <algorithm>
+#include <map>
+
 namespace omni {
 namespace {
 
@@ -124,6 +127,22 @@ Linear load_padded_linear(Weights& weights, const std::string& name, int64_t in,
                                                       zero_padded(weights.file(), values, out));
   }
   return layer;
+}
+
+MatrixTotals total(std::span<const ggml_tensor* const> matrices) {
+  MatrixTotals out;
+  std::map<std::string, uint64_t> bytes_of;
+  for (const ggml_tensor* m : matrices) {
+    out.parameters += static_cast<uint64_t>(ggml_nelements(m));
+    out.bytes += ggml_nbytes(m);
+    bytes_of[ggml_type_name(m->type)] += ggml_nbytes(m);
+  }
+  uint64_t most = 0;
+  for (const auto& [type, bytes] : bytes_of) {
+    if (bytes > most) out.type = type;
+    most = std::max(most, bytes);
+  }
+  return out;
 }
 
 ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x) {

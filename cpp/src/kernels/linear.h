@@ -5,7 +5,9 @@
 // here.
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 
 #include "base/weights.h"
@@ -61,6 +63,14 @@ ggml_tensor* load_matrix(Weights& weights, const std::string& name, int64_t in, 
 ggml_tensor* load_computed_matrix(Weights& weights, const std::string& name, int64_t in, int64_t out,
                                   ggml_type stored, std::function<void(float*)> fill,
                                   const LinearPolicy& policy = {});
+
+// Elements and bytes of some matrices, and the type that most of the bytes have, by ggml's name.
+struct MatrixTotals {
+  uint64_t parameters = 0;
+  uint64_t bytes = 0;
+  std::string type;
+};
+MatrixTotals total(std::span<const ggml_tensor* const> matrices);
 
 // x [in, n, ...] F32 -> [out, n, ...] F32.
 ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x);

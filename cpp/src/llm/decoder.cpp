@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 namespace omni {
 
@@ -79,20 +78,11 @@ Decoder::Decoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> d
 }
 
 MatrixTotals Decoder::matrices() const {
-  MatrixTotals totals;
-  std::map<std::string, uint64_t> bytes_of;
-  const auto count = [&](const Linear& layer) {
-    totals.parameters += static_cast<uint64_t>(ggml_nelements(layer.weight));
-    totals.bytes += ggml_nbytes(layer.weight);
-    bytes_of[ggml_type_name(layer.weight->type)] += ggml_nbytes(layer.weight);
-  };
-  count(output_);
+  std::vector<const ggml_tensor*> all = {output_.weight};
   for (const Layer& l : layers_) {
-    for (const Linear* layer : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) count(*layer);
+    for (const Linear* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) all.push_back(m->weight);
   }
-  const auto by_bytes = [](const auto& a, const auto& b) { return a.second < b.second; };
-  totals.type = std::max_element(bytes_of.begin(), bytes_of.end(), by_bytes)->first;
-  return totals;
+  return total(all);
 }
 
 size_t Decoder::max_nodes() const {

@@ -60,13 +60,6 @@ struct MoveTensors {
   ggml_tensor* turn = nullptr;    // [n] I32, target - source: by how many positions a key is rotated
 };
 
-// Elements and bytes of some matrices, and the type that most of the bytes have.
-struct MatrixTotals {
-  uint64_t parameters = 0;
-  uint64_t bytes = 0;
-  std::string type;
-};
-
 // Weights of the decoder. Immutable after construction.
 class Decoder {
  public:

@@ -62,6 +62,10 @@ Resampler::Resampler(const VisionConfig& config, Weights& weights, const LinearP
   norm_post_ = norm("resampler.ln_post");
 }
 
+void Resampler::list_matrices(std::vector<const ggml_tensor*>& out) const {
+  for (const Linear* m : {&kv_, &k_, &v_, &out_, &proj_}) out.push_back(m->weight);
+}
+
 ggml_tensor* Resampler::build_queries(ggml_context* ctx) const {
   return linear(ctx, q_, layer_norm(ctx, norm_q_, query_));
 }

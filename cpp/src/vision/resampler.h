@@ -13,6 +13,8 @@ class Resampler {
   // Declares the weights; the caller loads them.
   Resampler(const VisionConfig& config, Weights& weights, const LinearPolicy& policy);
 
+  // What every slice multiplies with.
+  void list_matrices(std::vector<const ggml_tensor*>& out) const;
   size_t max_nodes() const { return 64; }
 
   // The projected queries [embed_width, n_queries]: the same for every image, so they are computed once.

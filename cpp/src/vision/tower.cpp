@@ -139,6 +139,13 @@ VisionTower::VisionTower(const VisionConfig& config, Weights& weights, const Lin
   post_norm_ = load_layer_norm(weights, "v.post_ln", c.width, c.norm_eps);
 }
 
+void VisionTower::list_matrices(std::vector<const ggml_tensor*>& out) const {
+  out.push_back(patch_.weight);
+  for (const Layer& l : layers_) {
+    for (const Linear* m : {&l.q, &l.k, &l.v, &l.out, &l.fc1, &l.fc2}) out.push_back(m->weight);
+  }
+}
+
 ggml_tensor* VisionTower::build(ggml_context* ctx, ggml_tensor* patches, ggml_tensor* positions,
                                 int64_t stop_after) const {
   const int64_t n = positions->ne[0];

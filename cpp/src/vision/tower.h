@@ -49,6 +49,8 @@ class VisionTower {
 
   // Rows of the input are this long: a patch's values, then zeros up to a length with fast kernels.
   int64_t patch_row() const { return patch_row_; }
+  // What every slice multiplies with.
+  void list_matrices(std::vector<const ggml_tensor*>& out) const;
   size_t max_nodes() const { return 16 + 48 * layers_.size(); }
 
   // patches [patch_row, n * batch], positions [n] rows of the position table -> [width, n * batch]. Layers

@@ -68,6 +68,12 @@ struct VisionEncoder::Impl {
     }
     info.file_bytes = file->file_size();
     info.copied_bytes = weights.copied_bytes();
+    std::vector<const ggml_tensor*> matrices;
+    tower.list_matrices(matrices);
+    resampler.list_matrices(matrices);
+    const MatrixTotals totals = total(matrices);
+    info.matrix_bytes = totals.bytes;
+    info.matrix_type = totals.type;
     project_queries();
   }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import omni
 from omni import _ext
-from omni.bench import Peaks, Row, Work, llm, measure, speech, table
+from omni.bench import Peaks, Row, Work, llm, measure, speech, table, vision
 from omni.command import run_command
 from omni.errors import InvalidArgumentError
 from omni.model_files import find_model_files
@@ -21,7 +21,7 @@ from omni.options import add_options, device_of
 
 _OPTIONS = (
     "model", "quant", "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
-    "synthetic", "llm", "layers", "repeats", "seconds", "past", "json", "verbose",
+    "weight_format", "synthetic", "llm", "layers", "repeats", "seconds", "past", "json", "verbose",
 )  # fmt: skip
 
 
@@ -104,9 +104,32 @@ def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
     return speech.works(model, peaks, args.past)
 
 
+def _vision_encoder(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    options: dict[str, Any] = {
+        "n_threads": args.threads,
+        "device": device_of(args),
+        "weight_format": args.weight_format,
+    }
+    if args.synthetic:
+        encoder = omni.VisionEncoder.synthetic(layers=min(args.layers, vision.LAYERS), **options)
+    else:
+        file = find_model_files(args.model, args.quant).vision
+        if file is None:
+            raise InvalidArgumentError(f"{args.model} has no vision file")
+        encoder = omni.VisionEncoder(file, **options)
+    info = encoder.info
+    print(
+        f"vision encoder: {info.n_layers} layers, {info.parameters / 1e6:.0f} M parameters, held mostly as "
+        f"{info.matrix_type}, on {encoder.device_name}",
+        file=sys.stderr,
+    )
+    return vision.works(encoder, peaks)
+
+
 # Stages by name, in the order of a run; each opens its network only when it is its turn.
 _STAGES: Mapping[str, Callable[[argparse.Namespace, Peaks], Iterator[Work]]] = {
     "llm": _language_model,
+    "vision": _vision_encoder,
     "speech": _speech_model,
 }
 
