@@ -107,7 +107,9 @@ TEST(Kernels, AttentionEqualsItsFormula) {
   }
 }
 
-TEST(Kernels, GeluEqualsItsFormula) {
+// `exact` gives the factor of z in double; `make` is the operator.
+template <typename Make, typename Exact>
+void expect_gelu(Make&& make, Exact&& exact) {
   const auto device = std::make_shared<Device>();
   const auto executor = std::make_shared<Executor>(device);
   constexpr int64_t kWidth = 1001;
@@ -122,7 +124,7 @@ TEST(Kernels, GeluEqualsItsFormula) {
     Tensors made{};
     made.x = g.input(GGML_TYPE_F32, {kWidth, kRows}, "x");
     made.bias = g.input(GGML_TYPE_F32, {kWidth}, "bias");
-    made.y = g.output(gelu_tanh(g.ctx(), *device, made.x, made.bias), "y");
+    made.y = g.output(make(g.ctx(), *device, made.x, made.bias), "y");
     return made;
   });
   std::vector<float> x;
@@ -137,11 +139,20 @@ TEST(Kernels, GeluEqualsItsFormula) {
   executor->get<float>(t.y, std::span(y));
   for (size_t i = 0; i < x.size(); ++i) {
     const double z = double(x[i] + 0.25F);
-    const double expected =
-        0.5 * z * (1 + std::tanh(std::sqrt(2 / 3.141592653589793) * (z + 0.044715 * z * z * z)));
-    // A relative error of a few roundings, and what cancels in the formula's 1 + tanh.
+    const double expected = z * exact(z);
+    // A relative error of a few roundings, and what cancels in the formula's 1 + tanh or 1 + erf.
     EXPECT_NEAR(y[i], expected, 1e-6 * std::abs(expected) + std::min(2e-7 * std::abs(z), 1e-6)) << z;
   }
+}
+
+TEST(Kernels, TanhGeluEqualsItsFormula) {
+  expect_gelu(gelu_tanh, [](double z) {
+    return 0.5 * (1 + std::tanh(std::sqrt(2 / 3.141592653589793) * (z + 0.044715 * z * z * z)));
+  });
+}
+
+TEST(Kernels, ErfGeluEqualsItsFormula) {
+  expect_gelu(gelu_erf, [](double z) { return 0.5 * std::erfc(-z / std::sqrt(2.0)); });
 }
 
 #ifdef OMNI_HAS_TARGETS

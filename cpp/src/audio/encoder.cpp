@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/gelu.h"
+
 namespace omni {
 namespace {
 
@@ -105,8 +107,7 @@ Encoder::Norm Encoder::load_norm(const std::string& name) {
 ggml_tensor* Encoder::convolve(ggml_context* ctx, const Convolution& conv, ggml_tensor* x, int stride) const {
   // [3 * in, n_out]: what each output sees, tap after tap of each channel, as the kernel is laid out.
   ggml_tensor* seen = ggml_im2col(ctx, conv.kernel, x, stride, 0, kKernel / 2, 0, 1, 0, false, GGML_TYPE_F32);
-  const Linear taps{ggml_reshape_2d(ctx, conv.kernel, kKernel * x->ne[1], config_.width),
-                    ggml_reshape_1d(ctx, conv.bias, config_.width)};
+  const Linear taps{.weight = ggml_reshape_2d(ctx, conv.kernel, kKernel * x->ne[1], config_.width)};
   return linear(ctx, taps, seen);
 }
 
@@ -185,25 +186,25 @@ EncoderTensors Encoder::build(Graph& g, const EncoderShape& shape, const Encoder
     const int64_t n_kv = cache != nullptr ? shape.n_kv : shape.positions;
     t.mask = g.input(GGML_TYPE_F16, {n_kv, queries(shape.positions)}, "mask");
   }
-  const auto keep = [&](ggml_tensor* x, const char* name) {
-    return stages ? g.output(ggml_cont(ctx, x), name) : nullptr;
-  };
+  const Device& device = weights_.device();
 
   ggml_tensor* x = convolve(ctx, conv1_, t.mel, 1);
-  t.conv1 = keep(x, "conv1");
-  x = ggml_cont(ctx, ggml_transpose(ctx, ggml_gelu_erf(ctx, x)));
+  ggml_tensor* bias = ggml_reshape_1d(ctx, conv1_.bias, config_.width);
+  if (stages) t.conv1 = g.output(ggml_add(ctx, x, bias), "conv1");
+  x = ggml_cont(ctx, ggml_transpose(ctx, gelu_erf(ctx, device, x, bias)));
   x = convolve(ctx, conv2_, x, 2);
   x = ggml_view_2d(ctx, x, config_.width, shape.positions, x->nb[1],
                    static_cast<size_t>(shape.skipped) * x->nb[1]);
-  t.conv2 = keep(x, "conv2");
-  x = ggml_gelu_erf(ctx, ggml_cont(ctx, x));
+  bias = ggml_reshape_1d(ctx, conv2_.bias, config_.width);
+  if (stages) t.conv2 = g.output(ggml_add(ctx, x, bias), "conv2");
+  x = gelu_erf(ctx, device, x, bias);
   x = ggml_add(ctx, x, ggml_get_rows(ctx, position_table_, t.rows));
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     x = ggml_add(ctx, x, attend(g, i, norm(ctx, x, layer.attention_norm), shape, cache, t));
-    ggml_tensor* f = linear(ctx, layer.up, norm(ctx, x, layer.ffn_norm));
-    x = ggml_add(ctx, x, linear(ctx, layer.down, ggml_gelu_erf(ctx, f)));
-    if (i == 0) t.layer0 = keep(x, "layer0");
+    ggml_tensor* f = linear(ctx, {layer.up.weight, nullptr}, norm(ctx, x, layer.ffn_norm));
+    x = ggml_add(ctx, x, linear(ctx, layer.down, gelu_erf(ctx, device, f, layer.up.bias)));
+    if (stages && i == 0) t.layer0 = g.output(x, "layer0");
   }
   x = ggml_view_2d(ctx, x, config_.width, shape.projected, x->nb[1], 0);
   t.encoded = g.output(norm(ctx, x, final_norm_), "encoded");

@@ -94,7 +94,7 @@ class Encoder {
 
   Convolution load_convolution(const std::string& name, int64_t in);
   Norm load_norm(const std::string& name);
-  // x [n, in] -> [width, ceil(n / stride)], zeros on both sides.
+  // x [n, in] -> [width, ceil(n / stride)] with zeros on both sides; without the bias.
   ggml_tensor* convolve(ggml_context* ctx, const Convolution& conv, ggml_tensor* x, int stride) const;
   ggml_tensor* norm(ggml_context* ctx, ggml_tensor* x, const Norm& norm) const;
   // Attention of x [width, n]: -> [width, n].
