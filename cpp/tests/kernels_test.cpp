@@ -107,6 +107,72 @@ TEST(Kernels, AttentionEqualsItsFormula) {
   }
 }
 
+// Queries that see a growing number of keys, keys and values as float and as half.
+TEST(Kernels, AttentionSeesTheFirstKeys) {
+  struct Tensors : AttentionTensors {
+    Visible visible;
+  };
+  constexpr int64_t kDim = 24;
+  constexpr int64_t kHeads = 3;
+  constexpr int64_t kWidth = kDim * kHeads;
+  constexpr int64_t kQueries = 40;
+  constexpr int64_t kKeys = 150;
+  for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16}) {
+    for (const DeviceInfo& info : list_devices()) {
+      const auto device = std::make_shared<Device>(DeviceOptions{.name = info.name, .n_threads = 2});
+      const auto executor = std::make_shared<Executor>(device);
+      GraphCache<Tensors> graphs(executor, 32);
+      const Tensors t = graphs.get({}, [&](Graph& g) {
+        Tensors made;
+        made.q = g.input(GGML_TYPE_F32, {kWidth, kQueries}, "q");
+        made.k = g.input(type, {kWidth, kKeys}, "k");
+        made.v = g.input(type, {kWidth, kKeys}, "v");
+        made.visible = Visible::input(g, *device, kKeys, kQueries);
+        made.out = g.output(attend(g.ctx(), *device, made.q, made.k, made.v, kHeads, made.visible), "out");
+        return made;
+      });
+      const std::vector<float> q = normals(kWidth * kQueries, 2, 1);
+      std::vector<float> k = normals(kWidth * kKeys, 2, 2);
+      std::vector<float> v = normals(kWidth * kKeys, 1, 3);
+      v[5] = 3e-6F;  // subnormal as half
+      const auto give = [&](ggml_tensor* to, std::vector<float>& values) {
+        if (type == GGML_TYPE_F32) {
+          executor->set<float>(to, values);
+          return;
+        }
+        std::vector<ggml_fp16_t> halves(values.size());
+        ggml_fp32_to_fp16_row(values.data(), halves.data(), static_cast<int64_t>(values.size()));
+        executor->set<ggml_fp16_t>(to, halves);
+        ggml_fp16_to_fp32_row(halves.data(), values.data(), static_cast<int64_t>(values.size()));
+      };
+      give(t.k, k);
+      give(t.v, v);
+      executor->set<float>(t.q, q);
+      std::vector<int32_t> seen;
+      for (int64_t i = 0; i < kQueries; ++i) seen.push_back(static_cast<int32_t>(1 + i * i % 130));
+      std::vector<ggml_fp16_t> scratch;
+      t.visible.set(*executor, seen, scratch);
+      graphs.run();
+      std::vector<float> out(q.size());
+      executor->get<float>(t.out, std::span(out));
+      // Accelerators may hold keys and values as half.
+      const double tolerance = device->is_host() ? 3e-5 : 2e-2;
+      for (int64_t i = 0; i < kQueries; ++i) {
+        for (int64_t head = 0; head < kHeads; ++head) {
+          const int64_t offset = head * kDim;
+          const auto expected = exact_head(q.data() + i * kWidth + offset, k.data() + offset,
+                                           v.data() + offset, 1, seen[static_cast<size_t>(i)], kWidth, kDim);
+          for (int64_t d = 0; d < kDim; ++d) {
+            ASSERT_NEAR(out[static_cast<size_t>(i * kWidth + offset + d)], expected[static_cast<size_t>(d)],
+                        tolerance)
+                << info.name << ", query " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
 // `exact` gives the factor of z in double; `make` is the operator.
 template <typename Make, typename Exact>
 void expect_gelu(Make&& make, Exact&& exact) {

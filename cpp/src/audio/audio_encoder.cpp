@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "audio/audio_impl.h"
 #include "audio/synthetic.h"
@@ -90,7 +89,7 @@ EncoderShape AudioEncoder::Impl::clip_shape(int64_t frames, int64_t batch_frames
   }
   // A position sees mel frames up to the second after its own.
   shape.frames = std::min(batch_frames, 2 * shape.positions + 1);
-  shape.masked = chunk > 0 && chunk < shape.positions;
+  shape.limited = chunk > 0 && chunk < shape.positions;
   return shape;
 }
 
@@ -107,21 +106,13 @@ void AudioEncoder::Impl::set_clip_inputs(const EncoderTensors& t, const EncoderS
   rows.resize(static_cast<size_t>(shape.positions));
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
   executor->set<int32_t>(t.rows, rows);
-  if (t.mask == nullptr) return;
-  const size_t n = rows.size();
-  const auto block = static_cast<size_t>(chunk);
-  mask.resize(static_cast<size_t>(t.mask->ne[1]) * n);
-  for (size_t i = 0; i * n < mask.size(); ++i) {
-    fill_mask_row(std::span(mask).subspan(i * n, n), std::min(n, (i / block + 1) * block));
+  if (!shape.limited) return;
+  seen.resize(rows.size());
+  for (size_t i = 0; i < seen.size(); ++i) {
+    const int64_t chunk_end = (static_cast<int64_t>(i) / chunk + 1) * chunk;
+    seen[i] = static_cast<int32_t>(std::min(shape.positions, chunk_end));
   }
-  executor->set<ggml_fp16_t>(t.mask, mask);
-}
-
-void fill_mask_row(std::span<ggml_fp16_t> row, size_t seen) {
-  const ggml_fp16_t zero = ggml_fp32_to_fp16(0.0F);
-  const ggml_fp16_t hide = ggml_fp32_to_fp16(-std::numeric_limits<float>::infinity());
-  std::fill_n(row.begin(), seen, zero);
-  std::fill(row.begin() + static_cast<std::ptrdiff_t>(seen), row.end(), hide);
+  t.visible.set(*executor, seen, mask);
 }
 
 AudioEncoder::AudioEncoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -33,10 +33,8 @@ struct AudioEncoder::Impl {
   GraphCache<EncoderTensors> clips;
   std::vector<float> padded;
   std::vector<int32_t> rows;
+  std::vector<int32_t> seen;
   std::vector<ggml_fp16_t> mask;
 };
-
-// Shows the first `seen` columns of a mask's row and hides the others.
-void fill_mask_row(std::span<ggml_fp16_t> row, size_t seen);
 
 }  // namespace omni

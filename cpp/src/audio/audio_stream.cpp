@@ -57,6 +57,7 @@ struct AudioStream::State {
   // Reused between chunks, so that the steady state allocates nothing.
   std::vector<int32_t> rows;
   std::vector<int64_t> cache_rows;
+  std::vector<int32_t> seen;
   std::vector<ggml_fp16_t> mask;
   std::vector<float> encoded;
   std::vector<float> pooled;
@@ -78,25 +79,21 @@ int64_t AudioStream::State::encode(const MelChunk& chunk, int64_t most, std::vec
                      .positions = kept,
                      .projected = kept,
                      .n_kv = round_up(length + kept),
-                     .masked = true};
+                     .limited = true};
   const std::lock_guard lock(executor->mutex());
   EncoderTensors& t = graphs.get(shape.key(), [&](Graph& g) { return impl.encoder.build(g, shape, &cache); });
   const auto n = static_cast<size_t>(kept);
-  const auto n_kv = static_cast<size_t>(shape.n_kv);
   rows.resize(n);
   cache_rows.resize(n);
   for (size_t i = 0; i < n; ++i) {
     rows[i] = static_cast<int32_t>(length) + static_cast<int32_t>(i);
     cache_rows[i] = rows[i];
   }
-  mask.resize(static_cast<size_t>(t.mask->ne[1]) * n_kv);
-  for (auto row = std::span(mask); !row.empty(); row = row.subspan(n_kv)) {
-    fill_mask_row(row.first(n_kv), static_cast<size_t>(length + kept));
-  }
+  seen.assign(n, static_cast<int32_t>(length + kept));
   executor->set<float>(t.mel, chunk.data);
   executor->set<int32_t>(t.rows, rows);
   executor->set<int64_t>(t.cache_rows, cache_rows);
-  executor->set<ggml_fp16_t>(t.mask, mask);
+  t.visible.set(*executor, seen, mask);
   graphs.run();
   length += kept;
   encoded.resize(static_cast<size_t>(ggml_nelements(t.encoded)));

@@ -115,53 +115,23 @@ ggml_tensor* Encoder::norm(ggml_context* ctx, ggml_tensor* x, const Norm& norm) 
   return ggml_add(ctx, ggml_mul(ctx, ggml_norm(ctx, x, kNormEps), norm.weight), norm.bias);
 }
 
-// ggml's flash attention on the host processor multiplies whole tiles of queries. Fewer take another way,
-// which is slower and sums in half precision.
-int64_t Encoder::queries(int64_t positions) const {
-  constexpr int64_t kTile = 64;
-  return weights_.device().is_host() ? std::max(positions, kTile) : positions;
-}
-
 ggml_tensor* Encoder::attend(Graph& g, size_t layer, ggml_tensor* x, const EncoderShape& shape,
                              const EncoderCache* cache, const EncoderTensors& t) const {
   ggml_context* ctx = g.ctx();
   const Layer& w = layers_[layer];
-  const int64_t head_dim = config_.head_dim();
-  // Rows of [width, n] as [head_dim, n, heads], without a copy.
-  const auto heads_of = [&](ggml_tensor* rows, int64_t n) {
-    return ggml_view_3d(ctx, rows, head_dim, n, config_.n_heads, rows->nb[1],
-                        ggml_row_size(rows->type, head_dim), 0);
-  };
   ggml_tensor* q = linear(ctx, w.q, x);
-  const int64_t n_queries = queries(shape.positions);
-  if (n_queries > shape.positions) {
-    q = ggml_pad(ctx, q, 0, static_cast<int>(n_queries - shape.positions), 0, 0);
-  }
-  q = heads_of(q, n_queries);
   ggml_tensor* k = linear(ctx, w.k, x);
   ggml_tensor* v = linear(ctx, w.v, x);
-  int64_t n_kv = shape.positions;
   if (cache != nullptr) {
     g.effect(ggml_set_rows(ctx, cache->k[layer], k, t.cache_rows));
     g.effect(ggml_set_rows(ctx, cache->v[layer], v, t.cache_rows));
-    k = cache->k[layer];
-    v = cache->v[layer];
-    n_kv = shape.n_kv;
+    const auto first_rows = [&](ggml_tensor* rows) {
+      return ggml_view_2d(ctx, rows, config_.width, shape.n_kv, rows->nb[1], 0);
+    };
+    k = first_rows(cache->k[layer]);
+    v = first_rows(cache->v[layer]);
   }
-  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
-  const auto flash = [&](ggml_tensor* keys, ggml_tensor* values) {
-    ggml_tensor* out = ggml_flash_attn_ext(ctx, q, keys, values, t.mask, scale, 0.0F, 0.0F);
-    ggml_flash_attn_ext_set_prec(out, GGML_PREC_F32);
-    return out;
-  };
-  ggml_tensor* out = flash(heads_of(k, n_kv), heads_of(v, n_kv));
-  if (k->type == GGML_TYPE_F32 && !ggml_backend_supports_op(weights_.device().backend(), out)) {
-    // Most accelerators take keys and values only as F16.
-    out = flash(ggml_cast(ctx, heads_of(k, n_kv), GGML_TYPE_F16),
-                ggml_cast(ctx, heads_of(v, n_kv), GGML_TYPE_F16));
-  }
-  out = ggml_reshape_2d(ctx, out, config_.width, n_queries);
-  return linear(ctx, w.out, ggml_view_2d(ctx, out, config_.width, shape.positions, out->nb[1], 0));
+  return linear(ctx, w.out, omni::attend(ctx, weights_.device(), q, k, v, config_.n_heads, t.visible));
 }
 
 ggml_tensor* Encoder::average(ggml_context* ctx, ggml_tensor* x) const {
@@ -182,11 +152,11 @@ EncoderTensors Encoder::build(Graph& g, const EncoderShape& shape, const Encoder
   t.mel = g.input(GGML_TYPE_F32, {shape.frames, config_.bins}, "mel");
   t.rows = g.input(GGML_TYPE_I32, {shape.positions}, "rows");
   if (cache != nullptr) t.cache_rows = g.input(GGML_TYPE_I64, {shape.positions}, "cache_rows");
-  if (shape.masked) {
-    const int64_t n_kv = cache != nullptr ? shape.n_kv : shape.positions;
-    t.mask = g.input(GGML_TYPE_F16, {n_kv, queries(shape.positions)}, "mask");
-  }
   const Device& device = weights_.device();
+  if (shape.limited) {
+    const int64_t n_kv = cache != nullptr ? shape.n_kv : shape.positions;
+    t.visible = Visible::input(g, device, n_kv, shape.positions);
+  }
 
   ggml_tensor* x = convolve(ctx, conv1_, t.mel, 1);
   ggml_tensor* bias = ggml_reshape_1d(ctx, conv1_.bias, config_.width);

@@ -7,6 +7,7 @@
 
 #include "base/graph.h"
 #include "base/weights.h"
+#include "kernels/attention.h"
 #include "kernels/linear.h"
 
 namespace omni {
@@ -40,10 +41,10 @@ struct EncoderShape {
   int64_t positions = 0;  // positions kept; those behind are dropped
   int64_t projected = 0;  // of which so many, from the first, are given out and projected
   int64_t n_kv = 0;       // rows of the cache that are read; 0: without a cache, positions see each other
-  bool masked = false;    // whether the mask hides anything; with a cache always
+  bool limited = false;   // whether a position doesn't see all; with a cache always
 
   GraphKey key() const {
-    return {frames, skipped * (int64_t{1} << 32) + positions, projected, masked ? n_kv : -1};
+    return {frames, skipped * (int64_t{1} << 32) + positions, projected, limited ? n_kv : -1};
   }
 };
 
@@ -51,9 +52,9 @@ struct EncoderTensors {
   ggml_tensor* mel = nullptr;         // [frames, bins] F32
   ggml_tensor* rows = nullptr;        // [positions] I32, of the position table
   ggml_tensor* cache_rows = nullptr;  // [positions] I64, where keys and values go; null without a cache
-  ggml_tensor* mask = nullptr;     // [n_kv or positions, positions] F16: 0 or -inf; null if nothing is hidden
-  ggml_tensor* encoded = nullptr;  // [width, projected] F32
-  ggml_tensor* embeds = nullptr;   // [embed_width, projected / pool] F32, null if there are none
+  Visible visible;                    // what each position sees; empty if everything
+  ggml_tensor* encoded = nullptr;     // [width, projected] F32
+  ggml_tensor* embeds = nullptr;      // [embed_width, projected / pool] F32, null if there are none
   // Only if asked for:
   ggml_tensor* conv1 = nullptr;   // [width, frames]
   ggml_tensor* conv2 = nullptr;   // [width, positions]
@@ -68,9 +69,6 @@ class Encoder {
 
   const EncoderConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
-  // Queries that attention computes for so many positions; those beyond are never read, but masked like
-  // others.
-  int64_t queries(int64_t positions) const;
   size_t max_nodes() const { return 64 + 40 * layers_.size(); }
 
   // One pass. `cache` is used if shape.n_kv > 0. `stages` adds the outputs for inspection.
