@@ -1,4 +1,4 @@
-"""`python -m omni.chat`: one question or a dialogue; text, pictures, sound and videos in, text out."""
+"""`python -m omni.chat`: a question or dialogue; text, pictures, sound, videos in, text and speech out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omni.command import run_command
 from omni.errors import InvalidArgumentError, OmniError
-from omni.messages import parse_messages
+from omni.messages import Sound, parse_messages
 from omni.options import add_options, device_of
+from omni.prompts import voice_prompt
 
 if TYPE_CHECKING:
     from omni.generation import Generation
@@ -29,6 +31,7 @@ _OPTIONS = (
     "model", "quant", "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
     "n_predict", "temp", "top_k", "top_p", "repeat_penalty", "seed",
     "prompt", "system_prompt", "image", "audio", "video", "max_slices", "stack_frames", "think",
+    "speak", "ref_audio", "flow_steps",
     "json", "verbose",
 )  # fmt: skip
 _ITEM_TYPES = {"image": "image_url", "audio": "audio_url", "video": "video_url"}
@@ -52,6 +55,16 @@ class Dialogue:
     def __init__(self, model: MiniCPMO, args: argparse.Namespace) -> None:
         self._model = model
         self._args = args
+        self._n_spoken = 0
+        self._voice: list[Part] = []
+        if args.speak:
+            model.init_tts(n_timesteps=args.flow_steps)
+        if args.ref_audio:
+            from omni.audio_io import load_audio
+
+            model.init_audio()
+            model.require_speaker().voice_of(args.ref_audio)
+            self._voice = [Sound(load_audio(args.ref_audio))]
         self.clear()
 
     def clear(self) -> None:
@@ -59,8 +72,17 @@ class Dialogue:
         self._media: list[Part] = []  # for the next question
         self._has_video = False
         self._messages: list[dict[str, Any]] = []
-        if self._args.system_prompt:
+        if self._voice:
+            self._messages.append(voice_prompt(self._voice[0], persona=self._args.system_prompt))
+        elif self._args.system_prompt:
             self._messages.append({"role": "system", "content": self._args.system_prompt})
+
+    def speech_path(self) -> str | None:
+        """Where the next answer is spoken to."""
+        if not self._args.speak or not self._n_spoken:
+            return self._args.speak or None
+        path = Path(self._args.speak)
+        return str(path.with_stem(f"{path.stem}-{self._n_spoken + 1}"))
 
     def attach(self, kind: str, address: str) -> None:
         """Reads a file for the next question. Loads the encoders that it needs."""
@@ -98,6 +120,9 @@ class Dialogue:
             enable_thinking=args.think,
             max_slice_nums=args.max_slices or (1 if self._has_video else None),
             use_image_id=False if self._has_video else None,
+            generate_audio=bool(args.speak),
+            output_audio_path=self.speech_path(),
+            tts_ref_audio=args.ref_audio,
         )
         self._media = []
         answer = ""
@@ -107,6 +132,7 @@ class Dialogue:
                 write(piece)
         finally:
             self._messages += [message, {"role": "assistant", "content": answer}]
+            self._n_spoken += stream.result.speech_tokens > 0
         return answer, stream.result
 
 
@@ -114,6 +140,8 @@ def run(args: argparse.Namespace) -> None:
     """Loads the model and answers."""
     if not args.model:
         raise InvalidArgumentError("which model? give -m with a model directory or a GGUF file")
+    if args.ref_audio and not args.speak:
+        raise InvalidArgumentError("--ref-audio is the voice to --speak with: give that file, too")
     dialogue = Dialogue(load_model(args), args)
     for kind in _ITEM_TYPES:
         for address in getattr(args, kind) or []:
@@ -149,9 +177,11 @@ def load_model(args: argparse.Namespace) -> MiniCPMO:
 
 def _ask(dialogue: Dialogue, question: str, args: argparse.Namespace) -> None:
     write = _ignore if args.json else _write
+    path = dialogue.speech_path()
     answer, result = dialogue.ask(question, write)
     if args.json:
-        print(json.dumps({"answer": answer, **_report(result)}, ensure_ascii=False), flush=True)
+        audio = {"audio": path} if result.speech_tokens else {}
+        print(json.dumps({"answer": answer, **_report(result), **audio}, ensure_ascii=False), flush=True)
     else:
         _write("\n")
     if args.verbose:

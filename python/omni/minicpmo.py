@@ -358,6 +358,8 @@ class MiniCPMO:
             self.require_speaker()
             if output_audio_path is None:
                 raise InvalidArgumentError("generate_audio needs output_audio_path, the WAV file to write")
+            if not Path(output_audio_path).resolve().parent.is_dir():
+                raise ModelFileError(f"can't write {output_audio_path!r}: there is no such directory")
             order = SpeechOrder(
                 Path(output_audio_path),
                 TTSSamplingParams.of(tts_sampling_params),
@@ -407,6 +409,8 @@ class MiniCPMO:
         for dialogue, picture in zip(dialogues, pictures, strict=True):
             messages = self._parse(dialogue, picture, limits)
             prompt = build_prompt(self.tokenizer, messages, options)
+            if order is not None and order.recording is None and not prompt.clips:
+                self.require_speaker().require_voice()
             answer = self._answer(
                 prompt,
                 None if teacher_forcing else config,

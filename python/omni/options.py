@@ -85,6 +85,7 @@ def _layers(text: str) -> str:
 
 
 _MODEL, _SAMPLING, _INPUT, _BENCH, _OUTPUT = "model", "sampling", "input", "measuring", "output"
+_SPEECH = "speech"
 
 _TABLE = (
     Option(
@@ -151,6 +152,16 @@ _TABLE = (
         default=1,
     ),
     Option(("--think",), "let the model reason first", _INPUT, None, default=False),
+    Option(("--speak",), "speak answers to this WAV file, later ones to FILE-2, ...", _SPEECH, str, "FILE"),
+    Option(("--ref-audio",), "recording of the voice to speak with, 5 to 15 s", _SPEECH, str, "FILE"),
+    Option(("-o", "--output"), "WAV file to write, 24 kHz", _SPEECH, str, "FILE"),
+    Option(("--mimic",), "recording to repeat, instead of a text", _SPEECH, str, "FILE"),
+    Option(
+        ("--flow-steps",),
+        "steps of the sound's flow; 5 halve the work (unset: 10)",
+        _SPEECH,
+        _number(int, 1, 100),
+    ),
     Option(
         ("--synthetic",),
         "measure with random weights of this model's sizes, without a file",

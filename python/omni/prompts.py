@@ -16,8 +16,35 @@ __all__ = [
     "audio_rows",
     "default_duplex_prompt",
     "image_placeholder",
+    "mimic_messages",
+    "read_aloud_messages",
     "system_prompt",
+    "voice_prompt",
 ]
+
+# The published words, to the letter: the model was trained with them.
+_VOICE_PREFIX = {
+    "zh": "根据输入的音频提示生成相似的语音。",
+    "en": "Clone the voice in the provided audio prompt.",
+}
+_VOICE_SUFFIX = {
+    "zh": "作为助手，你将使用这种声音风格说话。 请认真、高质量地回复用户的问题。 "
+    "请用高自然度的方式和用户聊天。",
+    "en": "Your task is to be a helpful assistant using this voice pattern. Please answer the user's "
+    "questions seriously and in a high quality. Please chat with the user in a high naturalness style.",
+}
+_PERSONA = {
+    "zh": "你是一个具有以上声音风格的AI助手。请用高拟人度、口语化的方式和用户聊天。",
+    "en": "Please chat with the user in a highly human-like and oral style.",
+}
+_READ_PREFIX = "模仿音频样本的音色并生成新的内容。"
+_READ_SUFFIX = "请用这种声音风格来为用户提供帮助。 直接作答，不要有冗余内容"
+_READ = "请朗读以下内容。"
+_MIMIC_SYSTEM = (
+    "You are a helpful assistant. You can accept video, audio, and text input and output voice and text. "
+    "Respond with just the answer, no redundancy."
+)
+_MIMIC = "Please repeat the following speech in the appropriate language."
 
 
 def _json(value: Any) -> str:
@@ -82,3 +109,35 @@ def system_prompt(
     if suffix is not None:
         content.append(suffix)
     return {"role": "system", "content": content}
+
+
+def voice_prompt(ref_audio: Any, language: str = "en", persona: str | None = None) -> dict[str, Any]:
+    """A system message: an assistant with the voice of a recording.
+
+    Args:
+        ref_audio: the recording, put into the content as it is.
+        language: "zh"; anything else is English.
+        persona: who the assistant is and how it behaves, in that language.
+    """
+    key = "zh" if language == "zh" else "en"
+    words = _VOICE_SUFFIX[key]
+    if persona is not None:
+        words = _PERSONA[key] + ("" if key == "zh" else " ") + persona
+    return {"role": "system", "content": [_VOICE_PREFIX[key], ref_audio, words]}
+
+
+def read_aloud_messages(text: str, ref_audio: Any = None) -> list[dict[str, Any]]:
+    """A dialogue whose answer is this text, with the voice of a recording. Temperature 0.1 suits it."""
+    voice = [] if ref_audio is None else [_READ_PREFIX, ref_audio]
+    return [
+        {"role": "system", "content": [*voice, _READ_SUFFIX]},
+        {"role": "user", "content": [f"{_READ} {text}"]},
+    ]
+
+
+def mimic_messages(audio: Any) -> list[dict[str, Any]]:
+    """A dialogue whose answer repeats what a recording says. Temperature 0.1 suits it."""
+    return [
+        {"role": "system", "content": [_MIMIC_SYSTEM]},
+        {"role": "user", "content": [_MIMIC, audio]},
+    ]

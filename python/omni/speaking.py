@@ -176,7 +176,8 @@ class Speaker:
         """Undoes `set_voice()`."""
         self._voice = self._sound = None
 
-    def _current_voice(self) -> Voice:
+    def require_voice(self) -> Voice:
+        """The voice that was set, or else the model's own. Raises InvalidArgumentError if there is none."""
         if self._voice is None:
             if self._official_voice is None:
                 raise InvalidArgumentError(
@@ -208,7 +209,7 @@ class Speaker:
         """
         if len(ids) == 0:
             return SpokenAnswer([], np.zeros(0, np.float32))
-        voice = self._current_voice() if recording is None else self.voice_of(recording)
+        voice = self.require_voice() if recording is None else self.voice_of(recording)
         stream = self.speech.stream("chat", seed=_seed(seed), **params.options())
         tokens = stream.push(ids, hidden, last=True)
         if not tokens:
@@ -235,7 +236,7 @@ class Speaker:
             sound, float32 [1, n] at 24 kHz, a second at a time, and the text that has come since the last
             yield. The last one has what is left of both; without any text it is empty.
         """
-        self._current_voice()
+        self.require_voice()
         assert self._sound is not None
         return self._speak(
             groups, _ext.Detokenizer(tokenizer), self._sound, self._speech_stream(params, seed)
