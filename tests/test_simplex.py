@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import omni
 from omni.audio_io import load_audio
 from omni.images import load_image
-from omni.simplex import TextGroup, Window, answer_groups
+from omni.simplex import TextGroup, Window, answer_groups, answer_opener
 
 # The reference and we compute in float32; the sums of each stage differ by their order, about 1e-6 of the
 # result per layer, and the stored arrays are rounded to 16 bits of mantissa (4e-6).
@@ -271,6 +271,14 @@ def test_sound_of_any_length(fixed: omni.MiniCPMO, seconds: list[Floats]) -> Non
     assert hear(wav[40000:44000], last=True) == 2 + 7  # it and the half second before
     fixed.reset_session()
     assert hear(wav[:4000], last=True) == opening + 12  # filled up to a second
+    # What waits is heard before the answer.
+    fixed.reset_session()
+    hear(wav[:24000])
+    assert fixed._simplex is not None
+    before = fixed._simplex.length
+    next(fixed.streaming_generate("a", generate_audio=False, max_new_tokens=10))
+    opener = fixed.tokenizer.encode(answer_opener(enable_thinking=False, use_tts_template=True))
+    assert fixed._simplex.length == before + (2 + 5) + len(opener) + 10
 
 
 @pytest.mark.parametrize(
@@ -308,6 +316,12 @@ def test_unusable_calls(fixed: omni.MiniCPMO) -> None:
     with pytest.raises(omni.InvalidArgumentError, match="being generated"):
         ask(fixed)
     pieces.close()
+    ask(fixed)
+    first, second = (fixed.streaming_generate("a", generate_audio=False, max_new_tokens=30) for _ in range(2))
+    next(first)
+    with pytest.raises(omni.InvalidArgumentError, match="being generated"):
+        next(second)
+    first.close()
     with pytest.raises(omni.InvalidArgumentError, match="nothing to answer"):
         answer(fixed)
     ask(fixed)

@@ -84,6 +84,20 @@ def test_sessions_equal_the_reference(
                 assert relative_rms(answer[i][0][0], expected) < WAVE, (turn, i)
 
 
+def test_steps_can_be_changed(quick: omni.MiniCPMO, voice: omni.Voice) -> None:
+    def sound() -> Floats:
+        stream = quick.require_speaker()._sound
+        assert stream is not None
+        return stream.push([1] * 30, last=True)
+
+    one = sound()
+    quick.init_tts(n_timesteps=2)
+    two = sound()
+    assert not np.array_equal(one, two)
+    quick.init_token2wav_cache(voice)
+    assert np.array_equal(sound(), two)
+
+
 # ---- nothing is lost ----
 
 

@@ -184,7 +184,7 @@ class MiniCPMO:
             kv_type: Literal["f32", "f16"] = "f32" if self._kv_type == "f32" else "f16"
             self._speaker = Speaker.load(self.files, model_dir, kv_type=kv_type, **self._compute)
         if n_timesteps is not None:
-            self._speaker.options = VoiceOptions(steps=n_timesteps)
+            self._speaker.use_steps(n_timesteps)
 
     def init_token2wav_cache(
         self,

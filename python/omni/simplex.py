@@ -39,6 +39,7 @@ SECOND = 16000  # samples; the encoder gives embeddings for whole seconds
 STOP_TOKENS = ("<|tts_eos|>", "<|im_end|>", "</s>")
 _ANSWER_END = "<|tts_eos|><|im_end|>\n"
 _TURN = "<|im_start|>user\n"
+_MAX_TAIL = 12  # rows of less than a second of sound, with their markers
 
 Feed = Callable[[Sequence[int]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -280,8 +281,7 @@ class SimplexSession:
     def _parse(self, msgs: Sequence[Mapping[str, Any]], limits: Limits | None) -> Message:
         if isinstance(msgs, (str, Mapping)) or len(msgs) != 1:
             raise InvalidArgumentError("streaming_prefill takes a list with exactly one message")
-        if self._is_busy:
-            raise InvalidArgumentError("an answer is being generated: read it to its end, or close it, first")
+        self._require_idle()
         is_first = self._cache.length == 0
         is_reference = self._model.quirks == "reference"
         message = parse_messages(msgs, limits=limits)[0]
@@ -344,8 +344,7 @@ class SimplexSession:
         """
         if max_new_tokens < 1:
             raise InvalidArgumentError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-        if self._is_busy:
-            raise InvalidArgumentError("an answer is being generated: read it to its end, or close it, first")
+        self._require_idle()
         if self._model.quirks != "reference" and (self._opens_turn or not self._window.rounds):
             raise InvalidArgumentError(
                 "there is nothing to answer: call streaming_prefill() with a user's message"
@@ -356,8 +355,10 @@ class SimplexSession:
         opener = tokenizer.encode(bos_input) if isinstance(bos_input, str) else list(bos_input)
         ids = None if text is None else tokenizer.encode(text)
         wanted = max_new_tokens if ids is None else len(ids)
-        self._make_room(len(opener) + GROUP * math.ceil(wanted / GROUP), at_least=len(opener) + GROUP)
-        room = (self._cache.capacity - self._cache.length - len(opener)) // GROUP
+        tail = 0 if self._sound is None else _MAX_TAIL
+        needed = tail + len(opener)
+        self._make_room(needed + GROUP * math.ceil(wanted / GROUP), at_least=needed + GROUP)
+        room = (self._cache.capacity - self._cache.length - tail - len(opener)) // GROUP
         if snapshot:
             self._save()
         if ids is not None:
@@ -370,14 +371,31 @@ class SimplexSession:
         return self._run(answer_groups(self._feed, sampler, opener, groups))
 
     def _run(self, groups: Iterator[TextGroup]) -> Iterator[TextGroup]:
+        self._require_idle()
         self._is_busy = True
         try:
+            self._hear_the_rest()
             yield from groups
         finally:
             self._is_busy = False
             self._opens_turn = True
             self._answered = True
             self._sound = None
+
+    def _hear_the_rest(self) -> None:
+        """The user's last words, if they wait for more of a second. (The published code drops them.)"""
+        if self._sound is None or self._model.quirks == "reference":
+            return
+        rows = self._sound.flush()
+        if len(rows):
+            embeds = self._model.llm.embed(self._model.tokenizer.encode(_places(len(rows))))
+            embeds[1:-1] = rows
+            self._model.llm.forward(embeds, self._cache, "none", hidden="rows")
+            self._window.add(len(embeds))
+
+    def _require_idle(self) -> None:
+        if self._is_busy:
+            raise InvalidArgumentError("an answer is being generated: read it to its end, or close it, first")
 
     def _feed(self, ids: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         tokens = np.asarray(ids, np.int32)

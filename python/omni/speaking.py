@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -171,6 +171,12 @@ class Speaker:
         voice = self.voice_of(recording)
         sound = self.token2wav.stream(voice, **options.arguments(voice))
         self._voice, self.options, self._sound = voice, options, sound
+
+    def use_steps(self, steps: int) -> None:
+        """Speaks with so many flow steps from now on."""
+        self.options = replace(self.options, steps=steps)
+        if self._voice is not None:
+            self.set_voice(self._voice, self.options)
 
     def forget_voice(self) -> None:
         """Undoes `set_voice()`."""
