@@ -16,7 +16,8 @@ fi
 
 step() { printf '\n== %s\n' "$*"; }
 
-work="${OMNI_TEST_DIR:-$PWD/build-test}"
+root="$PWD"
+work="${OMNI_TEST_DIR:-$root/build-test}"
 mkdir -p "$work"
 
 step "a new virtual environment, and the package as a user installs it"
@@ -27,7 +28,7 @@ python="$work/venv/bin/python"
 "$python" -m pip install '.[dev]'
 
 step "the Python tests, from another directory, so that the installed package is what runs"
-(cd "$work" && "$python" -m pytest -c ../pyproject.toml --rootdir .. -q "$OLDPWD/tests")
+(cd "$work" && "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" -q "$root/tests")
 if [ "${1:-}" = quick ]; then exit 0; fi
 
 step "linters, formatters, types"
@@ -45,7 +46,8 @@ step "the C++ library, installed, and a C program built against it"
 "$cmake" --build "$work/release"
 "$ctest" --test-dir "$work/release" --output-on-failure
 "$cmake" --install "$work/release"
-OMNI_PREFIX="$work/prefix" CMAKE="$cmake" "$python" -m pytest -q tests/test_c_interface.py
+(cd "$work" && OMNI_PREFIX="$work/prefix" CMAKE="$cmake" "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
+  -q "$root/tests/test_c_interface.py")
 
 step "clang-tidy"
 git ls-files 'cpp/src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$work/release"
