@@ -5,6 +5,7 @@ Set OMNI_PREFIX to the prefix that `cmake --install` filled; tools/test.sh does.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image
 
 import omni
+from omni.audio_io import load_audio
+from omni.model_files import find_model_files
 
 PREFIX = os.environ.get("OMNI_PREFIX")
 CMAKE = os.environ.get("CMAKE", "cmake")
@@ -126,3 +129,61 @@ def test_describe_refuses(describe: Path, tiny_model_dir: Path, tmp_path: Path) 
     swapped = run(describe, str(path), str(path), str(cut), "?")
     assert swapped.returncode == 1
     assert "vision" in swapped.stderr
+
+
+def test_speech_equals_python(tiny_model_dir: Path, golden: Path, tmp_path: Path) -> None:
+    """A voice from a recording, speech tokens of hidden states, and sound, through the library itself."""
+    lib = ctypes.CDLL(str(next(Path(PREFIX or "").rglob("libomni.so"))))
+    lib.omni_last_error.restype = ctypes.c_char_p
+    files = find_model_files(tiny_model_dir)
+
+    def call(name: str, *arguments: object) -> None:
+        assert getattr(lib, name)(*arguments) == 0, lib.omni_last_error()
+
+    def opened(name: str, *arguments: object) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        call(name, *arguments, ctypes.byref(handle))
+        return handle
+
+    def pointer(array: np.ndarray) -> ctypes.c_void_p:
+        return ctypes.c_void_p(array.ctypes.data)
+
+    directory = str(tiny_model_dir).encode()
+    sound = load_audio(golden / "inputs" / "ref.wav", 16000)
+    size = ctypes.c_size_t(sound.size)
+    voice = opened("omni_voice_encode", directory, pointer(sound), size, 16000)
+    call("omni_voice_save", voice, str(tmp_path / "voice.gguf").encode())
+    python_voice = omni.Voice.load(tmp_path / "voice.gguf")
+    expected_voice = omni.VoiceEncoder(tiny_model_dir).encode(sound, 16000)
+    np.testing.assert_array_equal(python_voice.tokens, expected_voice.tokens)
+
+    model = opened("omni_speech_model_open", str(files.tts).encode(), None)
+    stream = opened("omni_speech_stream_new", model, b"duplex", ctypes.c_uint64(5))
+    python_model = omni.SpeechModel(files.tts)
+    hidden = np.random.default_rng(0).standard_normal((4, python_model.info.llm_width)).astype(np.float32)
+    ids = np.arange(4, dtype=np.int32)
+    call("omni_speech_push", stream, pointer(ids), pointer(hidden), ctypes.c_size_t(4), 1)
+    tokens: list[int] = []
+    room = np.zeros(25, np.int32)
+    count = ctypes.c_size_t(1)
+    while count.value:
+        call("omni_speech_next", stream, pointer(room), ctypes.byref(count))
+        tokens += room[: count.value].tolist()
+    assert tokens == python_model.stream("duplex", seed=5).push(ids, hidden, last=True)
+
+    token2wav = opened("omni_token2wav_open", directory)
+    steps, seed = 2, ctypes.c_uint64(3)
+    speaker = opened("omni_token2wav_stream_new", token2wav, voice, steps, seed)
+    said = np.arange(40, dtype=np.int32)
+    call("omni_token2wav_push", speaker, pointer(said), ctypes.c_size_t(said.size), 1)
+    wave: list[float] = []
+    samples = np.zeros(1000, np.float32)
+    count = ctypes.c_size_t(1)
+    while count.value:
+        call("omni_token2wav_read", speaker, pointer(samples), ctypes.c_size_t(1000), ctypes.byref(count))
+        wave += samples[: count.value].tolist()
+    expected = omni.Token2Wav(tiny_model_dir).stream(python_voice, steps=steps, seed=3).push(said, last=True)
+    np.testing.assert_array_equal(np.asarray(wave, np.float32), expected)
+    frees = ["token2wav_stream", "token2wav", "speech_stream", "speech_model", "voice"]
+    for name, handle in zip(frees, [speaker, token2wav, stream, model, voice], strict=True):
+        getattr(lib, f"omni_{name}_free")(handle)

@@ -441,5 +441,38 @@ TEST_F(Capi, AudioStreamRefusals) {
   EXPECT_EQ(count, 0U);
 }
 
+TEST_F(Capi, SpeechRefusals) {
+  omni_voice* voice = nullptr;
+  omni_speech_model* model = nullptr;
+  omni_speech_stream* speech = nullptr;
+  omni_token2wav* token2wav = nullptr;
+  omni_token2wav_stream* sound = nullptr;
+  const std::vector<float> samples(16000, 0.1F);
+  int32_t tokens[25];
+  size_t count = 77;
+  refused("directory is NULL", omni_voice_encode(nullptr, samples.data(), samples.size(), 16000, &voice));
+  refused("samples is NULL", omni_voice_encode("x", nullptr, 1, 16000, &voice));
+  refused("path is NULL", omni_voice_load(nullptr, &voice));
+  refused("voice is NULL", omni_voice_save(nullptr, "x"));
+  refused("path is NULL", omni_speech_model_open(nullptr, nullptr, &model));
+  refused("model is NULL", omni_speech_stream_new(nullptr, "duplex", 0, &speech));
+  refused("stream is NULL", omni_speech_push(nullptr, tokens, samples.data(), 1, 0));
+  refused("stream is NULL", omni_speech_next(nullptr, tokens, &count));
+  refused("directory is NULL", omni_token2wav_open(nullptr, &token2wav));
+  refused("token2wav is NULL", omni_token2wav_stream_new(nullptr, voice, 10, 0, &sound));
+  refused("stream is NULL", omni_token2wav_push(nullptr, tokens, 1, 0));
+  refused("stream is NULL", omni_token2wav_read(nullptr, nullptr, 0, &count));
+  EXPECT_EQ(omni_voice_load("/nowhere/voice.gguf", &voice), OMNI_FILE);
+  EXPECT_EQ(omni_voice_encode("/nowhere", samples.data(), samples.size(), 16000, &voice), OMNI_FILE);
+  EXPECT_EQ(omni_speech_model_open("/nowhere/tts.gguf", nullptr, &model), OMNI_FILE);
+  EXPECT_EQ(omni_token2wav_open("/nowhere", &token2wav), OMNI_FILE);
+  EXPECT_EQ(count, 77U);
+  omni_voice_free(voice);
+  omni_speech_stream_free(speech);
+  omni_speech_model_free(model);
+  omni_token2wav_stream_free(sound);
+  omni_token2wav_free(token2wav);
+}
+
 }  // namespace
 }  // namespace omni

@@ -237,6 +237,55 @@ OMNI_API void omni_sampler_free(omni_sampler* sampler);
 /* Chooses the next token from logits [n_vocab] and remembers it for the penalty. */
 OMNI_API omni_status omni_sample(omni_sampler* sampler, const float* logits, int32_t* id);
 
+/* ---- speech ---- */
+
+typedef struct omni_voice omni_voice;
+typedef struct omni_speech_model omni_speech_model;
+typedef struct omni_speech_stream omni_speech_stream;
+typedef struct omni_token2wav omni_token2wav;
+typedef struct omni_token2wav_stream omni_token2wav_stream;
+
+/* A voice from samples [count] at `rate` Hz, mono, in [-1, 1]: 5 to 15 s of clean speech. `directory` is a
+ * model directory with the files speech_tokenizer.gguf and speaker_encoder.gguf in token2wav-gguf. */
+OMNI_API omni_status omni_voice_encode(const char* directory, const float* samples, size_t count,
+                                       int32_t rate, omni_voice** voice);
+/* What omni_voice_save wrote, or an official prompt_cache.gguf. */
+OMNI_API omni_status omni_voice_load(const char* path, omni_voice** voice);
+OMNI_API omni_status omni_voice_save(const omni_voice* voice, const char* path);
+OMNI_API void omni_voice_free(omni_voice* voice);
+
+/* The speech model: hidden states of text tokens in, speech tokens out, 25 a second. `projector` may be NULL:
+ * the speech model's file holds the same numbers. */
+OMNI_API omni_status omni_speech_model_open(const char* path, const char* projector,
+                                            omni_speech_model** model);
+OMNI_API void omni_speech_model_free(omni_speech_model* model);
+/* One conversation's speech; `mode` is "duplex", "simplex" or "chat". */
+OMNI_API omni_status omni_speech_stream_new(omni_speech_model* model, const char* mode, uint64_t seed,
+                                            omni_speech_stream** stream);
+OMNI_API void omni_speech_stream_free(omni_speech_stream* stream);
+/* Takes text tokens [count] and the hidden states [count, D] that the language model gave when each was its
+ * input; `last`: the turn's text ends here. */
+OMNI_API omni_status omni_speech_push(omni_speech_stream* stream, const int32_t* ids, const float* hidden,
+                                      size_t count, int32_t last);
+/* Computes up to 25 speech tokens into `tokens` [25]; `count` 0 means that there is nothing until the next
+ * push. Call until then. */
+OMNI_API omni_status omni_speech_next(omni_speech_stream* stream, int32_t* tokens, size_t* count);
+
+/* Speech tokens to sound: 24 kHz, mono. */
+OMNI_API omni_status omni_token2wav_open(const char* directory, omni_token2wav** token2wav);
+OMNI_API void omni_token2wav_free(omni_token2wav* token2wav);
+/* One voice speaking turn after turn; `steps` of the flow: 10, fewer are faster and less exact. */
+OMNI_API omni_status omni_token2wav_stream_new(omni_token2wav* token2wav, const omni_voice* voice,
+                                               int32_t steps, uint64_t seed, omni_token2wav_stream** stream);
+OMNI_API void omni_token2wav_stream_free(omni_token2wav_stream* stream);
+/* Appends speech tokens [count]; `last` ends the turn. The sound that comes of it is kept for
+ * omni_token2wav_read. */
+OMNI_API omni_status omni_token2wav_push(omni_token2wav_stream* stream, const int32_t* tokens, size_t count,
+                                         int32_t last);
+/* Takes at most `capacity` samples of what there is; `count` gets their number, 0 if there are none. */
+OMNI_API omni_status omni_token2wav_read(omni_token2wav_stream* stream, float* samples, size_t capacity,
+                                         size_t* count);
+
 #ifdef __cplusplus
 }
 #endif
