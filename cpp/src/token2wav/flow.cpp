@@ -147,7 +147,7 @@ std::shared_ptr<FlowPrompt> Flow::compute_prompt(const Voice& voice, int steps, 
   p->mu.resize(voice.mel.size());
   {
     Graph g(encoder_.max_nodes());
-    const EncoderTensors io =
+    const FlowEncoderTensors io =
         encoder_.build(g, &p->encoder, static_cast<int64_t>(ids.size()), false, 0, false);
     executor_->place(g);
     encoder_.set_inputs(*executor_, io, ids);
@@ -171,7 +171,7 @@ std::shared_ptr<FlowPrompt> Flow::compute_prompt(const Voice& voice, int steps, 
 
 std::shared_ptr<FlowPrompt> Flow::load_prompt(const Voice& voice) const {
   const GgufFile& file = *voice.cache;
-  const EncoderConfig& e = encoder_config();
+  const FlowEncoderConfig& e = encoder_config();
   const DitConfig& d = dit_config();
   const int64_t frames = voice.frames();
   const int64_t places = voice.cache_steps * d.n_blocks;
@@ -185,7 +185,7 @@ std::shared_ptr<FlowPrompt> Flow::load_prompt(const Voice& voice) const {
                                     {2 * d.head_dim, frames, places * d.n_heads, DitConfig::kBranches});
   auto p = std::make_shared<FlowPrompt>(e, d, device(), voice.cache_steps, frames);
   p->speaker = encoder_.speaker(voice.embedding);
-  p->encoder.length = frames / EncoderConfig::kUp;
+  p->encoder.length = frames / FlowEncoderConfig::kUp;
 
   // Keys and values of one row lie together for each head in the file, apart for each tensor here.
   std::vector<float> keys;
@@ -209,7 +209,7 @@ std::shared_ptr<FlowPrompt> Flow::load_prompt(const Voice& voice) const {
     const bool up = i >= e.n_layers;
     const auto layer = static_cast<size_t>(up ? i - e.n_layers : i);
     split(encoder + i * e.n_heads * frames * 2 * e.head_dim, e.head_dim, e.n_heads, frames,
-          up ? frames : frames / EncoderConfig::kUp);
+          up ? frames : frames / FlowEncoderConfig::kUp);
     ggml_tensor* k = up ? p->encoder.up_k : p->encoder.k;
     ggml_tensor* v = up ? p->encoder.up_v : p->encoder.v;
     put(k, keys, layer * k->nb[2]);
@@ -254,13 +254,13 @@ std::vector<float> Flow::whole(const Voice& voice, std::span<const int32_t> toke
   const std::lock_guard lock(executor_->mutex());
   std::vector<int32_t> ids = voice.tokens;
   ids.insert(ids.end(), tokens.begin(), tokens.end());
-  const auto frames = EncoderConfig::kUp * static_cast<int64_t>(ids.size());
+  const auto frames = FlowEncoderConfig::kUp * static_cast<int64_t>(ids.size());
   const auto bins = static_cast<size_t>(dit_config().n_mels);
   const std::shared_ptr<const DitSchedule> times = schedule(steps);
   std::vector<float> mu(static_cast<size_t>(frames) * bins);
   {
     Graph g(encoder_.max_nodes());
-    const EncoderTensors io =
+    const FlowEncoderTensors io =
         encoder_.build(g, nullptr, static_cast<int64_t>(ids.size()), true, 0, stages != nullptr);
     executor_->place(g);
     encoder_.set_inputs(*executor_, io, ids);

@@ -44,10 +44,10 @@ class FlowNoise {
 // A voice made ready: the caches after the prompt, for one number of steps. Immutable; streams start as
 // copies.
 struct FlowPrompt {
-  FlowPrompt(const EncoderConfig& encoder_config, const DitConfig& dit_config, const Device& device,
+  FlowPrompt(const FlowEncoderConfig& encoder_config, const DitConfig& dit_config, const Device& device,
              int steps, int64_t n_frames)
       : frames(n_frames),
-        encoder(encoder_config, device, n_frames / EncoderConfig::kUp),
+        encoder(encoder_config, device, n_frames / FlowEncoderConfig::kUp),
         dit(dit_config, device, steps, n_frames) {}
 
   int64_t frames;
@@ -56,7 +56,7 @@ struct FlowPrompt {
   std::shared_ptr<FlowNoise> noise;
   std::vector<float> speaker;  // [n_mels]
   std::vector<float> mu;       // [n_mels, frames], empty for a loaded cache
-  EncoderCache encoder;
+  FlowEncoderCache encoder;
   DitCache dit;
 };
 
@@ -82,7 +82,7 @@ class FlowStream {
   void push(std::span<const int32_t> ids, bool last, Result& result);
 
   int64_t dit_frames() const { return static_cast<int64_t>(order_.size()); }
-  int64_t encoder_frames() const { return EncoderConfig::kUp * encoder_.length; }
+  int64_t encoder_frames() const { return FlowEncoderConfig::kUp * encoder_.length; }
 
  private:
   struct Gather {
@@ -99,11 +99,11 @@ class FlowStream {
 
   std::shared_ptr<Flow> flow_;
   std::shared_ptr<const FlowPrompt> prompt_;
-  EncoderCache encoder_;
+  FlowEncoderCache encoder_;
   DitCache dit_;
   std::vector<int32_t> order_;  // cache rows in the order that the reference stores them: newest chunk first
   std::vector<uint8_t> used_;   // whether a cache row holds a frame
-  GraphCache<EncoderTensors> encoder_graphs_;
+  GraphCache<FlowEncoderTensors> encoder_graphs_;
   GraphCache<DitTensors> dit_graphs_;
   GraphCache<Gather> gather_graphs_;
 
@@ -125,7 +125,7 @@ class Flow : public std::enable_shared_from_this<Flow> {
 
   Flow(const FlowFiles& files, std::shared_ptr<Executor> executor, const LinearPolicy& policy);
 
-  const EncoderConfig& encoder_config() const { return encoder_.config(); }
+  const FlowEncoderConfig& encoder_config() const { return encoder_.config(); }
   const DitConfig& dit_config() const { return dit_.config(); }
   Device& device() const { return executor_->device(); }
   size_t copied_bytes() const { return encoder_.weights().copied_bytes() + dit_.weights().copied_bytes(); }

@@ -51,8 +51,8 @@ int64_t count_blocks(const GgufFile& file, const std::string& prefix) {
   return count;
 }
 
-EncoderConfig EncoderConfig::read(const GgufFile& encoder, const GgufFile& extra) {
-  EncoderConfig c;
+FlowEncoderConfig FlowEncoderConfig::read(const GgufFile& encoder, const GgufFile& extra) {
+  FlowEncoderConfig c;
   const GgufTensor& bias = encoder.tensor("encoders.0.self_attn.pos_bias_u");
   c.head_dim = bias.ne[0];
   c.n_heads = bias.ne[1];
@@ -74,15 +74,15 @@ EncoderConfig EncoderConfig::read(const GgufFile& encoder, const GgufFile& extra
   return c;
 }
 
-EncoderCache::EncoderCache(const EncoderConfig& c, const Device& device, int64_t max_tokens)
+FlowEncoderCache::FlowEncoderCache(const FlowEncoderConfig& c, const Device& device, int64_t max_tokens)
     : capacity(max_tokens), context(ggml_init({8 * ggml_tensor_overhead(), nullptr, true})) {
   ggml_context* ctx = context.get();
   head = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, c.width, kHeadKernel - 1);
   up = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, c.width, kUpKernel - 1);
   k = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, c.width, capacity, c.n_layers);
   v = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, c.width, capacity, c.n_layers);
-  up_k = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, c.width, EncoderConfig::kUp * capacity, c.n_up_layers);
-  up_v = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, c.width, EncoderConfig::kUp * capacity, c.n_up_layers);
+  up_k = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, c.width, FlowEncoderConfig::kUp * capacity, c.n_up_layers);
+  up_v = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, c.width, FlowEncoderConfig::kUp * capacity, c.n_up_layers);
   buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx, device.buffer_type()));
   require(buffer != nullptr, ErrorCode::out_of_memory,
           "not enough memory for the caches of the flow encoder");
@@ -91,8 +91,8 @@ EncoderCache::EncoderCache(const EncoderConfig& c, const Device& device, int64_t
 
 FlowEncoder::FlowEncoder(std::shared_ptr<const GgufFile> encoder, std::shared_ptr<const GgufFile> extra,
                          std::shared_ptr<Device> device, const LinearPolicy& policy)
-    : config_(EncoderConfig::read(*encoder, *extra)), weights_(encoder, device), extra_(extra, device) {
-  const EncoderConfig& c = config_;
+    : config_(FlowEncoderConfig::read(*encoder, *extra)), weights_(encoder, device), extra_(extra, device) {
+  const FlowEncoderConfig& c = config_;
   tokens_ = extra_.f32("input_embedding.weight", {c.width, c.n_vocab});
   proj_ = load_linear(extra_, "encoder_proj", c.width, c.n_mels, Bias::required, policy);
   extra->tensor("spk_embed_affine_layer.weight", {c.speaker_size, c.n_mels});
@@ -124,7 +124,7 @@ FlowEncoder::Embed FlowEncoder::load_embed(const std::string& name, const Linear
 }
 
 FlowEncoder::Layer FlowEncoder::load_layer(const std::string& name, const LinearPolicy& policy) {
-  const EncoderConfig& c = config_;
+  const FlowEncoderConfig& c = config_;
   Weights& w = weights_;
   const auto dense = [&](const char* part, int64_t in, int64_t out, Bias bias = Bias::required) {
     return load_linear(w, name + part, in, out, bias, policy);
@@ -229,7 +229,7 @@ ggml_tensor* FlowEncoder::embed(ggml_context* ctx, const Embed& e, ggml_tensor* 
 ggml_tensor* FlowEncoder::attend(Graph& g, const Layer& layer, ggml_tensor* h, ggml_tensor* positions,
                                  const Past& past) const {
   ggml_context* ctx = g.ctx();
-  const EncoderConfig& c = config_;
+  const FlowEncoderConfig& c = config_;
   const int64_t t = h->ne[1];
   const int64_t s = past.length + t;
   ggml_tensor* k = linear(ctx, layer.k, h);
@@ -272,12 +272,12 @@ ggml_tensor* FlowEncoder::run(Graph& g, const Layer& layer, ggml_tensor* x, ggml
   return ggml_add(ctx, x, linear(ctx, layer.ffn_out, ggml_silu(ctx, linear(ctx, layer.ffn_in, h))));
 }
 
-EncoderTensors FlowEncoder::build(Graph& g, const EncoderCache* cache, int64_t n, bool last, int64_t past,
-                                  bool with_stages) const {
+FlowEncoderTensors FlowEncoder::build(Graph& g, const FlowEncoderCache* cache, int64_t n, bool last,
+                                      int64_t past, bool with_stages) const {
   ggml_context* ctx = g.ctx();
-  const EncoderConfig& c = config_;
+  const FlowEncoderConfig& c = config_;
   const int64_t t = last ? n : n - c.look_ahead;
-  EncoderTensors io;
+  FlowEncoderTensors io;
   io.stages = Stages(with_stages);
   io.ids = g.input(GGML_TYPE_I32, {n}, "ids");
   ggml_tensor* x = embed(ctx, embed_, ggml_get_rows(ctx, tokens_, io.ids));
@@ -313,8 +313,8 @@ EncoderTensors FlowEncoder::build(Graph& g, const EncoderCache* cache, int64_t n
     if (i == 0) io.stages.keep(g, x, "flow_encoder_layer0");
   }
   // Every row twice.
-  const int64_t frames = EncoderConfig::kUp * t;
-  x = ggml_repeat_4d(ctx, ggml_reshape_3d(ctx, x, c.width, 1, t), c.width, EncoderConfig::kUp, t, 1);
+  const int64_t frames = FlowEncoderConfig::kUp * t;
+  x = ggml_repeat_4d(ctx, ggml_reshape_3d(ctx, x, c.width, 1, t), c.width, FlowEncoderConfig::kUp, t, 1);
   x = ggml_reshape_2d(ctx, x, c.width, frames);
   x = conv1d(ctx, up_conv_, with_past(x, cache == nullptr ? nullptr : cache->up, up_conv_.reach()));
   io.stages.keep(g, x, "flow_up");
@@ -322,7 +322,7 @@ EncoderTensors FlowEncoder::build(Graph& g, const EncoderCache* cache, int64_t n
   for (size_t i = 0; i < up_layers_.size(); ++i) {
     const Past before = cache == nullptr ? Past{}
                                          : Past{layer_of(ctx, cache->up_k, i), layer_of(ctx, cache->up_v, i),
-                                                EncoderConfig::kUp * past};
+                                                FlowEncoderConfig::kUp * past};
     x = run(g, up_layers_[i], x, positions_of(up_layers_[i], io.up_angles, frames, before.length + frames),
             before);
   }
@@ -332,7 +332,7 @@ EncoderTensors FlowEncoder::build(Graph& g, const EncoderCache* cache, int64_t n
   return io;
 }
 
-void FlowEncoder::set_inputs(const Executor& executor, const EncoderTensors& t,
+void FlowEncoder::set_inputs(const Executor& executor, const FlowEncoderTensors& t,
                              std::span<const int32_t> ids) const {
   executor.set<int32_t>(t.ids, ids);
   const int64_t frames = t.mu->ne[1];
@@ -343,7 +343,7 @@ void FlowEncoder::set_inputs(const Executor& executor, const EncoderTensors& t,
     fill_angles(values, angles->ne[1] - rows);
     executor.set<float>(angles, values);
   };
-  fill(t.angles, frames / EncoderConfig::kUp);
+  fill(t.angles, frames / FlowEncoderConfig::kUp);
   fill(t.up_angles, frames);
 }
 

@@ -14,7 +14,7 @@
 
 namespace omni {
 
-struct EncoderConfig {
+struct FlowEncoderConfig {
   int64_t width = 0;
   int64_t n_heads = 0;
   int64_t head_dim = 0;
@@ -29,15 +29,15 @@ struct EncoderConfig {
   static constexpr int64_t kUp = 2;  // mel frames for each token
 
   // From the shapes of the tensors. Throws Error(format).
-  static EncoderConfig read(const GgufFile& encoder, const GgufFile& extra);
+  static FlowEncoderConfig read(const GgufFile& encoder, const GgufFile& extra);
 };
 
 // Highest N of the tensors `prefix`N.*, plus one.
 int64_t count_blocks(const GgufFile& file, const std::string& prefix);
 
 // What a stream remembers: oldest rows first.
-struct EncoderCache {
-  EncoderCache(const EncoderConfig& config, const Device& device, int64_t max_tokens);
+struct FlowEncoderCache {
+  FlowEncoderCache(const FlowEncoderConfig& config, const Device& device, int64_t max_tokens);
 
   int64_t capacity;    // tokens
   int64_t length = 0;  // tokens; the mel-rate layers hold twice as many rows
@@ -52,7 +52,7 @@ struct EncoderCache {
 };
 
 // Inputs and outputs of one encoder graph.
-struct EncoderTensors {
+struct FlowEncoderTensors {
   ggml_tensor* ids = nullptr;     // [n] I32
   ggml_tensor* angles = nullptr;  // [width, 2 S - 1...] positions at token rate, null if tables serve
   ggml_tensor* up_angles = nullptr;
@@ -65,16 +65,16 @@ class FlowEncoder {
   FlowEncoder(std::shared_ptr<const GgufFile> encoder, std::shared_ptr<const GgufFile> extra,
               std::shared_ptr<Device> device, const LinearPolicy& policy);
 
-  const EncoderConfig& config() const { return config_; }
+  const FlowEncoderConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes() const;
 
   // n tokens -> mu. If `last`, all n are computed, else the last `look_ahead` only serve the others. With a
   // cache, `past` tokens of it are attended to and the new rows are written behind them.
-  EncoderTensors build(Graph& g, const EncoderCache* cache, int64_t n, bool last, int64_t past,
-                       bool with_stages) const;
+  FlowEncoderTensors build(Graph& g, const FlowEncoderCache* cache, int64_t n, bool last, int64_t past,
+                           bool with_stages) const;
   // Fills the inputs of a graph that build() made.
-  void set_inputs(const Executor& executor, const EncoderTensors& t, std::span<const int32_t> ids) const;
+  void set_inputs(const Executor& executor, const FlowEncoderTensors& t, std::span<const int32_t> ids) const;
 
   // [192] -> [n_mels]: the speaker vector, normalised and projected.
   std::vector<float> speaker(std::span<const float> embedding) const;
@@ -114,7 +114,7 @@ class FlowEncoder {
   // Fills angles for r = first, first - 1, ...
   void fill_angles(std::span<float> out, int64_t first) const;
 
-  EncoderConfig config_;
+  FlowEncoderConfig config_;
   Weights weights_;
   Weights extra_;
   ggml_tensor* tokens_ = nullptr;  // [width, n_vocab]

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kGraphs = 6;  // shapes that alternate in one stream: first, middle and last chunks
 
 int64_t dit_capacity(const FlowPrompt& prompt) {
-  return prompt.frames + Flow::kHistory + EncoderConfig::kUp * FlowStream::kMaxTokens;
+  return prompt.frames + Flow::kHistory + FlowEncoderConfig::kUp * FlowStream::kMaxTokens;
 }
 
 }  // namespace
@@ -20,7 +20,7 @@ int64_t dit_capacity(const FlowPrompt& prompt) {
 FlowStream::FlowStream(std::shared_ptr<Flow> flow, std::shared_ptr<const FlowPrompt> prompt)
     : flow_(std::move(flow)),
       prompt_(std::move(prompt)),
-      encoder_(flow_->encoder_config(), flow_->device(), dit_capacity(*prompt_) / EncoderConfig::kUp),
+      encoder_(flow_->encoder_config(), flow_->device(), dit_capacity(*prompt_) / FlowEncoderConfig::kUp),
       dit_(flow_->dit_config(), flow_->device(), prompt_->schedule->steps, dit_capacity(*prompt_)),
       encoder_graphs_(flow_->executor_, flow_->encoder_.max_nodes(), kGraphs),
       dit_graphs_(flow_->executor_, flow_->dit_.max_nodes(prompt_->schedule->steps), kGraphs),
@@ -39,7 +39,7 @@ void FlowStream::reset() {
                       ggml_view_4d(ctx, to, from->ne[0], from->ne[1], from->ne[2], from->ne[3], to->nb[1],
                                    to->nb[2], to->nb[3], 0)));
   };
-  const EncoderCache& e = prompt_->encoder;
+  const FlowEncoderCache& e = prompt_->encoder;
   copy(e.head, encoder_.head);
   copy(e.up, encoder_.up);
   copy(e.k, encoder_.k);
@@ -78,14 +78,14 @@ void FlowStream::encode(std::span<const int32_t> ids, bool last, std::vector<flo
   const FlowEncoder& encoder = flow_->encoder_;
   const Executor& executor = *flow_->executor_;
   const auto n = static_cast<int64_t>(ids.size());
-  const EncoderTensors& io = encoder_graphs_.get({n, last ? 1 : 0, encoder_.length, 0}, [&](Graph& g) {
+  const FlowEncoderTensors& io = encoder_graphs_.get({n, last ? 1 : 0, encoder_.length, 0}, [&](Graph& g) {
     return encoder.build(g, &encoder_, n, last, encoder_.length, false);
   });
   encoder.set_inputs(executor, io, ids);
   encoder_graphs_.run();
   mu.resize(static_cast<size_t>(ggml_nelements(io.mu)));
   executor.get<float>(io.mu, mu);
-  encoder_.length += io.mu->ne[1] / EncoderConfig::kUp;
+  encoder_.length += io.mu->ne[1] / FlowEncoderConfig::kUp;
 }
 
 void FlowStream::solve(std::span<const float> mu, std::vector<float>& mel) {
@@ -149,7 +149,7 @@ std::vector<int32_t> FlowStream::kept_rows(int64_t length, int64_t prompt, int64
 }
 
 void FlowStream::trim_encoder() {
-  constexpr int64_t kUp = EncoderConfig::kUp;
+  constexpr int64_t kUp = FlowEncoderConfig::kUp;
   const int64_t prompt = prompt_->frames / kUp;
   const int64_t history = Flow::kHistory / kUp;
   if (encoder_.length <= prompt + history) return;
