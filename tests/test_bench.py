@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from omni import VisionEncoder, _ext
-from omni.bench import Work, measure, vision
+from omni import AudioEncoder, VisionEncoder, _ext
+from omni.bench import Work, audio, measure, table, vision
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,6 +69,77 @@ def test_vision_operations() -> None:
     one = vision.operations(info, 1024)
     layer = 8 * 1024 * 1152**2 + 4 * 1024**2 * 1152 + 4 * 1024 * 1152 * 4304
     assert one + 26 * layer == pytest.approx(1057.5e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("source", ["synthetic", "file"])
+@pytest.mark.parametrize(
+    ("stage", "names", "seconds"),
+    [
+        (
+            "audio",
+            [
+                "clip of 1 s",
+                "clip of 10 s",
+                "clip of 30 s",
+                "1 s after 0 s",
+                "1 s after 10 s",
+                "1 s after 28 s",
+            ],
+            [1, 10, 30, 1, 1, 1],
+        ),
+        ("speech", ["1 s, 0 text", "1 s, 5 text", "1 s, 18 text"], [1, 1, 1]),
+    ],
+)
+def test_rows_of_sound(
+    stage: str, names: list[str], seconds: list[int], source: str, tiny_model_dir: Path
+) -> None:
+    arguments = ["-m", str(tiny_model_dir)]
+    if source == "synthetic":
+        arguments = ["--synthetic", "minicpm-o-4.5", "--layers", "1", "--weight-format", "stored"]
+    result = bench(stage, *arguments, "--threads", "1", "--repeats", "1", "--seconds", "0.1", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["what"] for row in rows] == names
+    for row, length in zip(rows, seconds, strict=True):
+        assert row["stage"] == stage
+        assert row["gflops"] > 0
+        assert row["gbytes"] > 0
+        assert row["real_time_factor"] == pytest.approx(row["ms"] / 1e3 / length)
+        assert row["items_per_second"] == pytest.approx(1 / row["real_time_factor"])
+
+
+def test_audio_operations() -> None:
+    """Counted by hand for a second of a stream at the published sizes: 32.9 * 10^9."""
+    info = AudioEncoder.synthetic(layers=1).info
+    layer = 50 * (8 * 1024**2 + 4 * 50 * 1024 + 4 * 1024 * 4096)
+    # Two convolutions over three frames each, the first at 100 frames a second; two projections.
+    others = 100 * 2 * 3 * 80 * 1024 + 50 * 2 * 3 * 1024**2 + 50 * 2 * (1024 * 4096 + 4096**2)
+    assert audio.operations(info, 50, 50) == layer + others
+    assert 24 * layer + others == pytest.approx(32.906e9, rel=1e-4)
+
+
+def test_parts_that_are_absent_are_left_out(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (llm,) = tiny_model_dir.glob("*.gguf")
+    (tmp_path / llm.name).symlink_to(llm)
+    short = ("-m", str(tmp_path), "-c", "64", "--threads", "1", "--repeats", "1", "--seconds", "0.01")
+    result = bench(*short, "--json")
+    assert result.returncode == 0, result.stderr
+    assert {row["stage"] for row in json.loads(result.stdout)["rows"]} == {"llm"}
+    assert "audio: left out" in result.stderr
+    asked = bench("audio", *short)
+    assert asked.returncode != 0
+    assert "no audio file" in asked.stderr
+
+
+def test_table_has_a_column_for_each_figure() -> None:
+    peaks = _ext.measure_peaks(1, 0.02)
+    of_sound = Work("audio", "x", lambda: None, items=2, operations=1, bytes=1, peak=1, sound=True)
+    of_tokens = Work("llm", "y", lambda: None, items=2, operations=1, bytes=1, peak=1)
+    head, *lines = table([measure(work, peaks, repeats=1, seconds=1) for work in (of_sound, of_tokens)])
+    assert [len(line) for line in lines] == [len(head)] * 2
+    column = slice(head.index("RTF") - 4, head.index("RTF") + 3)
+    assert float(lines[0][column]) >= 0
+    assert lines[1][column].strip() == ""
 
 
 def test_figures_follow_from_the_work() -> None:

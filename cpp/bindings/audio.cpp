@@ -142,7 +142,9 @@ void register_encoder(py::module_& m) {
       .def_readonly("embed_width", &AudioEncoderInfo::embed_width)
       .def_readonly("parameters", &AudioEncoderInfo::parameters)
       .def_readonly("file_bytes", &AudioEncoderInfo::file_bytes)
-      .def_readonly("copied_bytes", &AudioEncoderInfo::copied_bytes);
+      .def_readonly("copied_bytes", &AudioEncoderInfo::copied_bytes)
+      .def_readonly("matrix_bytes", &AudioEncoderInfo::matrix_bytes)
+      .def_readonly("matrix_type", &AudioEncoderInfo::matrix_type);
 
   py::class_<Stream>(m, "AudioStream")
       .def(

@@ -106,7 +106,7 @@ _TABLE = (
     ),
     Option(
         ("--weight-format",),
-        "how the encoders' F16 weights are held (auto: BF16 where that is fast)",
+        "how F16 weights are held beside the language model (auto: BF16 where that is fast)",
         _MODEL,
         default="auto",
         choices=("auto", "stored", "bf16", "q8_0"),
@@ -178,7 +178,7 @@ _TABLE = (
     ),
     Option(
         ("--layers",),
-        "layers of the random language model (default 36)",
+        "layers of each random network at most (default: all)",
         _BENCH,
         _number(int, 1, 36),
         default=36,

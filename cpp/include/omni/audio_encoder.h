@@ -39,6 +39,9 @@ struct AudioEncoderInfo {
   uint64_t parameters = 0;
   uint64_t file_bytes = 0;
   uint64_t copied_bytes = 0;  // weights held a second time, converted or repacked
+  // What every pass multiplies with: bytes, and the type that most of it has.
+  uint64_t matrix_bytes = 0;
+  std::string matrix_type;
 };
 
 // Sizes for an encoder with random weights, to measure a machine without a file. Defaults: MiniCPM-o 4.5.

@@ -75,6 +75,9 @@ AudioEncoder::Impl::Impl(std::shared_ptr<const GgufFile> file_, const AudioEncod
   for (const GgufTensor& t : file->tensors()) info.parameters += static_cast<uint64_t>(t.elements());
   info.file_bytes = file->file_size();
   info.copied_bytes = encoder.weights().copied_bytes();
+  const MatrixTotals totals = total(encoder.matrices());
+  info.matrix_bytes = totals.bytes;
+  info.matrix_type = totals.type;
 }
 
 // The shape of a piece of `frames` in a batch whose longest piece has `batch_frames`. Padding is visible to

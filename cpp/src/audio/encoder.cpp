@@ -94,6 +94,14 @@ Encoder::Encoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> d
   weights_.load();
 }
 
+std::vector<const ggml_tensor*> Encoder::matrices() const {
+  std::vector<const ggml_tensor*> out = {conv1_.kernel, conv2_.kernel, project1_.weight, project2_.weight};
+  for (const Layer& l : layers_) {
+    for (const Linear* m : {&l.q, &l.k, &l.v, &l.out, &l.up, &l.down}) out.push_back(m->weight);
+  }
+  return out;
+}
+
 // 1 % of the work, with rows too short for most formats: convolutions stay as the file holds them.
 Encoder::Convolution Encoder::load_convolution(const std::string& name, int64_t in) {
   return {weights_.tensor(name + ".weight", {kKernel, in, config_.width}),

@@ -70,6 +70,8 @@ class Encoder {
   const EncoderConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes() const { return 64 + 40 * layers_.size(); }
+  // What every pass multiplies with.
+  std::vector<const ggml_tensor*> matrices() const;
 
   // One pass. `cache` is used if shape.n_kv > 0. `stages` adds the outputs for inspection.
   EncoderTensors build(Graph& g, const EncoderShape& shape, const EncoderCache* cache,

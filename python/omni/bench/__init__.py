@@ -22,6 +22,7 @@ class Row:
     ms: float  # median time of one run
     ms_min: float
     items_per_second: float  # tokens, images or seconds of sound
+    real_time_factor: float | None  # time for a second of sound, below 1 if it keeps up; None without sound
     gflops: float  # 10^9 operations a second; a multiply-add counts as two
     gbytes: float  # weights read, 10^9 bytes a second
     arithmetic_share: float  # gflops of the peak for the weights' type
@@ -44,6 +45,7 @@ class Work:
     bytes: float  # weights read
     peak: float  # 10^9 operations a second that the machine reaches for these weights
     prepare: Callable[[], object] | None = None  # called before every run, not timed
+    sound: bool = False  # whether items are seconds of sound
 
 
 def arithmetic_peak(peaks: Peaks, weight_type: str) -> float:
@@ -77,6 +79,7 @@ def measure(work: Work, peaks: Peaks, repeats: int, seconds: float) -> Row:
         ms=median * 1e3,
         ms_min=min(times) * 1e3,
         items_per_second=work.items / median,
+        real_time_factor=median / work.items if work.sound else None,
         gflops=gflops,
         gbytes=gbytes,
         arithmetic_share=gflops / work.peak if work.peak else 0.0,
@@ -86,10 +89,11 @@ def measure(work: Work, peaks: Peaks, repeats: int, seconds: float) -> Row:
 
 def table(rows: Iterator[Row] | list[Row]) -> Iterator[str]:
     """Lines of a table for people, each as soon as its row is there."""
-    head = ("stage", "what", "ms", "items/s", "GFLOP/s", "of peak", "GB/s", "of peak")
-    yield "{:<8} {:<16} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7}".format(*head)
+    head = ("stage", "what", "ms", "items/s", "RTF", "GFLOP/s", "of peak", "GB/s", "of peak")
+    yield "{:<9} {:<16} {:>9} {:>9} {:>7} {:>8} {:>7} {:>6} {:>7}".format(*head)
     for row in rows:
+        factor = "" if row.real_time_factor is None else f"{row.real_time_factor:.3f}"
         yield (
-            f"{row.stage:<8} {row.what:<16} {row.ms:9.1f} {row.items_per_second:9.2f} {row.gflops:8.1f} "
-            f"{row.arithmetic_share:7.0%} {row.gbytes:6.1f} {row.memory_share:7.0%}"
+            f"{row.stage:<9} {row.what:<16} {row.ms:9.1f} {row.items_per_second:9.2f} {factor:>7} "
+            f"{row.gflops:8.1f} {row.arithmetic_share:7.0%} {row.gbytes:6.1f} {row.memory_share:7.0%}"
         )

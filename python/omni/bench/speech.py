@@ -44,6 +44,7 @@ def works(model: SpeechModel, peaks: Peaks, past: int = 0) -> Iterator[Work]:
             bytes=TOKENS * info.matrix_bytes,
             peak=arithmetic_peak(peaks, info.matrix_type),
             prepare=begin,
+            sound=True,
         )
 
     for n in TEXT_SIZES:

@@ -1,0 +1,92 @@
+"""The stages that `omni.bench` measures: each opens its network, says what it is, and lists its work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import omni
+from omni.bench import Peaks, Work, audio, llm, speech, vision
+from omni.errors import InvalidArgumentError
+from omni.model_files import find_model_files
+from omni.options import device_of
+
+
+class MissingPartError(InvalidArgumentError):
+    """The model directory has no file for a stage."""
+
+
+def _part(args: argparse.Namespace, part: str) -> Path:
+    file: Path | None = getattr(find_model_files(args.model, args.quant), part)
+    if file is None:
+        raise MissingPartError(f"{args.model} has no {part} file")
+    return file
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"n_threads": args.threads, "device": device_of(args), "weight_format": args.weight_format}
+
+
+def _say(what: str, info: Any, device: str) -> None:
+    print(
+        f"{what}: {info.n_layers} layers, {info.parameters / 1e6:.0f} M parameters, held mostly as "
+        f"{info.matrix_type}, on {device}; {info.copied_bytes / 1e9:.2f} GB repacked or converted",
+        file=sys.stderr,
+    )
+
+
+def _language_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    options: dict[str, Any] = {
+        "n_ctx": args.ctx_size,
+        "n_threads": args.threads,
+        "n_batch": args.batch_size,
+        "device": device_of(args),
+        "kv_type": args.kv_type,
+    }
+    if args.synthetic:
+        model = omni.LanguageModel.synthetic(args.llm, args.layers, **options)
+    else:
+        model = omni.LanguageModel(_part(args, "llm"), **options)
+    _say("language model", model.info, model.device_name)
+    return llm.works(model, peaks, args.past)
+
+
+def _vision_encoder(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    if args.synthetic:
+        encoder = omni.VisionEncoder.synthetic(layers=min(args.layers, vision.LAYERS), **_options(args))
+    else:
+        encoder = omni.VisionEncoder(_part(args, "vision"), **_options(args))
+    _say("vision encoder", encoder.info, encoder.device_name)
+    return vision.works(encoder, peaks)
+
+
+def _audio_encoder(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    if args.synthetic:
+        encoder = omni.AudioEncoder.synthetic(layers=min(args.layers, audio.LAYERS), **_options(args))
+    else:
+        encoder = omni.AudioEncoder(_part(args, "audio"), **_options(args))
+    _say("audio encoder", encoder.info, encoder.device_name)
+    return audio.works(encoder, peaks)
+
+
+def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    options = _options(args) | {"kv_type": args.kv_type}
+    if args.synthetic:
+        model = omni.SpeechModel.synthetic(layers=min(args.layers, speech.LAYERS), **options)
+    else:
+        projector = find_model_files(args.model, args.quant).projector
+        model = omni.SpeechModel(_part(args, "tts"), projector, **options)
+    _say("speech model", model.info, model.device_name)
+    return speech.works(model, peaks, args.past)
+
+
+# Stages by name, in the order of a run; each opens its network only when it is its turn.
+STAGES: Mapping[str, Callable[[argparse.Namespace, Peaks], Iterator[Work]]] = {
+    "llm": _language_model,
+    "vision": _vision_encoder,
+    "audio": _audio_encoder,
+    "speech": _speech_model,
+}
