@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from omni import AudioEncoder, VisionEncoder, _ext
+from omni import AudioEncoder, Token2Wav, VisionEncoder, _ext
 from omni.bench import Work, audio, measure, table, vision
 
 
@@ -34,19 +36,6 @@ def test_rows(source: str, tiny_model_dir: Path) -> None:
         assert row["ms"] >= row["ms_min"] > 0
         assert row["gflops"] > 0
         assert row["gbytes"] > 0
-
-
-@pytest.mark.parametrize("source", ["synthetic", "file"])
-def test_rows_of_speech(source: str, tiny_model_dir: Path) -> None:
-    model = ["-m", str(tiny_model_dir)]
-    if source == "synthetic":
-        model = ["--synthetic", "minicpm-o-4.5", "--layers", "1"]
-    result = bench("speech", *model, "--threads", "1", "--repeats", "1", "--seconds", "0.2", "--json")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(result.stdout)["rows"]
-    assert [row["what"] for row in rows] == ["1 s, 0 text", "1 s, 5 text", "1 s, 18 text"]
-    for row in rows:
-        assert row["items_per_second"] == pytest.approx(1000 / row["ms"])  # seconds of sound
 
 
 @pytest.mark.parametrize("source", ["synthetic", "file"])
@@ -118,6 +107,33 @@ def test_audio_operations() -> None:
     assert 24 * layer + others == pytest.approx(32.906e9, rel=1e-4)
 
 
+def test_token2wav_rows(tiny_model_dir: Path) -> None:
+    arguments = ("-m", str(tiny_model_dir), "--threads", "1", "--repeats", "1", "--seconds", "0.1")
+    result = bench("token2wav", *arguments, "--weight-format", "stored", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["what"] for row in rows] == ["1 s, 10 steps", "1 s, 5 steps", "1 s, vocoder"]
+    for row in rows:
+        assert row["gflops"] > 0
+        assert row["gbytes"] > 0
+        assert row["real_time_factor"] == pytest.approx(row["ms"] / 1e3)
+
+
+def test_token2wav_costs(tiny_model_dir: Path) -> None:
+    """Each step of the flow costs the same, each past frame too; the vocoder takes what its sound takes."""
+    model = Token2Wav(tiny_model_dir, n_threads=1)
+
+    def flow(steps: int, past: int) -> float:
+        return model.flow_cost(steps, past).operations
+
+    encoder = 2 * flow(5, 100) - flow(10, 100)
+    assert 0 < encoder < flow(1, 100)
+    assert flow(3, 100) == pytest.approx(encoder + 3 * (flow(1, 100) - encoder))
+    assert flow(10, 300) - flow(10, 200) == pytest.approx(flow(10, 200) - flow(10, 100))
+    assert model.vocoder_cost(100).operations == pytest.approx(2 * model.vocoder_cost(50).operations)
+    assert model.vocoder_cost(100).bytes == model.vocoder_cost(50).bytes > 0
+
+
 def test_parts_that_are_absent_are_left_out(tiny_model_dir: Path, tmp_path: Path) -> None:
     (llm,) = tiny_model_dir.glob("*.gguf")
     (tmp_path / llm.name).symlink_to(llm)
@@ -133,8 +149,8 @@ def test_parts_that_are_absent_are_left_out(tiny_model_dir: Path, tmp_path: Path
 
 def test_table_has_a_column_for_each_figure() -> None:
     peaks = _ext.measure_peaks(1, 0.02)
-    of_sound = Work("audio", "x", lambda: None, items=2, operations=1, bytes=1, peak=1, sound=True)
-    of_tokens = Work("llm", "y", lambda: None, items=2, operations=1, bytes=1, peak=1)
+    of_tokens = Work("llm", "y", lambda: time.sleep(0.01), items=2, operations=1, bytes=1, peak=1)
+    of_sound = dataclasses.replace(of_tokens, stage="audio", sound=True)
     head, *lines = table([measure(work, peaks, repeats=1, seconds=1) for work in (of_sound, of_tokens)])
     assert [len(line) for line in lines] == [len(head)] * 2
     column = slice(head.index("RTF") - 4, head.index("RTF") + 3)

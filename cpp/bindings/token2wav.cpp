@@ -46,7 +46,12 @@ void register_token2wav(py::module_& m) {
       .def_readonly("has_causal", &Token2WavInfo::has_causal)
       .def_readonly("has_original", &Token2WavInfo::has_original)
       .def_readonly("parameters", &Token2WavInfo::parameters)
-      .def_readonly("copied_bytes", &Token2WavInfo::copied_bytes);
+      .def_readonly("copied_bytes", &Token2WavInfo::copied_bytes)
+      .def_readonly("matrix_type", &Token2WavInfo::matrix_type);
+
+  py::class_<Token2WavCost>(m, "Token2WavCost")
+      .def_readonly("operations", &Token2WavCost::operations)
+      .def_readonly("bytes", &Token2WavCost::bytes);
 
   py::class_<Token2WavStream>(m, "Token2WavStream")
       .def(
@@ -109,6 +114,8 @@ void register_token2wav(py::module_& m) {
           },
           py::arg("tokens"), py::arg("voice"), py::kw_only(), py::arg("steps"), py::arg("seed"),
           py::arg("noise"), py::arg("excitation"))
+      .def("_flow_cost", &Token2Wav::flow_cost, py::arg("steps"), py::arg("past"))
+      .def("_vocoder_cost", &Token2Wav::vocoder_cost, py::arg("frames"))
       .def(
           "_stages",
           [](Token2Wav& self, const IntArray& tokens, const Voice& voice, int steps,

@@ -9,6 +9,7 @@ import numpy as np
 
 from omni import _ext
 from omni.errors import InvalidArgumentError
+from omni.vision_encoder import WeightFormat
 from omni.voice import Voice, VoiceEncoder
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Token2Wav:
         model_dir: a model directory, or its `token2wav-gguf` folder.
         vocoder: what streams use: "causal", "original", or "auto" for the causal one if there is one.
         weight_format: how float weights are held: "stored", "bf16" (1.6 times as fast where the processor
-            multiplies BF16) or "q8_0".
+            multiplies BF16), "q8_0", or "auto": F16 as BF16 where that is fast.
         n_threads: threads on the processor; None: one for each physical core.
         device: a name of `omni.list_devices()`, "gpu" for the first accelerator, None for the processor.
         poll: 0 to 100, how eagerly worker threads wait.
@@ -85,7 +86,7 @@ class Token2Wav:
         model_dir: str | os.PathLike[str],
         *,
         vocoder: Literal["auto", "causal", "original"] = "auto",
-        weight_format: Literal["stored", "bf16", "q8_0"] = "stored",
+        weight_format: WeightFormat = "stored",
         n_threads: int | None = None,
         device: str | None = None,
         poll: int = 50,
@@ -107,7 +108,7 @@ class Token2Wav:
         cls,
         *,
         vocoder: Literal["auto", "causal", "original"] = "auto",
-        weight_format: Literal["stored", "bf16", "q8_0"] = "stored",
+        weight_format: WeightFormat = "stored",
         n_threads: int | None = None,
         device: str | None = None,
         poll: int = 50,
@@ -189,6 +190,19 @@ class Token2Wav:
         return self._model.synthesize(
             _ids(tokens), voice, steps=steps, seed=seed, noise=_noise(noise), excitation=excitation
         )
+
+    def vocode(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sound of mel frames [n, 80] by the streams' vocoder: float32 [480 n] at 24 kHz."""
+        values = np.ascontiguousarray(mel, np.float32)
+        return self._model._vocode(values, for_streams=True, excitation=True)
+
+    def flow_cost(self, steps: int, past: int) -> _ext.Token2WavCost:
+        """What the flow computes and reads for a stream's window of 25 tokens behind `past` mel frames."""
+        return self._model._flow_cost(steps, past)
+
+    def vocoder_cost(self, frames: int) -> _ext.Token2WavCost:
+        """What the streams' vocoder computes and reads for mel frames."""
+        return self._model._vocoder_cost(frames)
 
 
 def _ids(tokens: ArrayLike) -> NDArray[np.int32]:

@@ -42,6 +42,13 @@ struct Token2WavInfo {
   bool has_original = false;
   uint64_t parameters = 0;
   size_t copied_bytes = 0;  // weights that were converted or rearranged, beyond the mapped files
+  std::string matrix_type;  // that most of the flow's matrices have
+};
+
+// What a measurement is held against.
+struct Token2WavCost {
+  double operations = 0;  // of matrix products; a multiply-add counts as two
+  double bytes = 0;       // of weights read
 };
 
 class Token2Wav;
@@ -106,6 +113,11 @@ class OMNI_API Token2Wav : public std::enable_shared_from_this<Token2Wav> {
   // minute. `options.silence` has no effect. Uses the original vocoder if there is one.
   std::vector<float> synthesize(std::span<const int32_t> tokens, const Voice& voice,
                                 const Token2WavStreamOptions& options = {});
+
+  // What the flow takes for a regular window of a stream, 25 new tokens behind `past` mel frames (the
+  // voice's and up to 100 more), and the vocoder for mel frames.
+  Token2WavCost flow_cost(int steps, int64_t past) const;
+  Token2WavCost vocoder_cost(int64_t frames) const;
 
   // For tests: synthesize() that also keeps values inside the networks, by name.
   std::vector<float> synthesize(std::span<const int32_t> tokens, const Voice& voice,

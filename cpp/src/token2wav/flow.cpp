@@ -67,6 +67,13 @@ Flow::Flow(const FlowFiles& files, std::shared_ptr<Executor> executor, const Lin
   encoder_.make_tables(*executor_);
 }
 
+Token2WavCost Flow::cost(int steps, int64_t tokens, int64_t past) const {
+  constexpr int64_t kUp = FlowEncoderConfig::kUp;
+  const Token2WavCost encoder = encoder_.cost(tokens, past / kUp + tokens);
+  const Token2WavCost dit = dit_.cost(steps, kUp * tokens, past + kUp * tokens);
+  return {encoder.operations + dit.operations, encoder.bytes + dit.bytes};
+}
+
 void Flow::check_ids(std::span<const int32_t> ids) const {
   for (const int32_t id : ids) {
     require(id >= 0 && id < encoder_config().n_vocab, ErrorCode::invalid_argument, "speech token ", id,

@@ -141,6 +141,10 @@ class Flow : public std::enable_shared_from_this<Flow> {
 
   std::shared_ptr<const DitSchedule> schedule(int steps);
 
+  const Dit& dit() const { return dit_; }
+  // Of `tokens` new tokens behind `past` mel frames.
+  Token2WavCost cost(int steps, int64_t tokens, int64_t past) const;
+
   // Throws Error(invalid_argument) naming the first id that is no speech token.
   void check_ids(std::span<const int32_t> ids) const;
 

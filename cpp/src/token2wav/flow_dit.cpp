@@ -111,6 +111,24 @@ size_t Dit::max_nodes(int steps) const {
   return 256 + static_cast<size_t>(steps) * (64 + 80 * blocks_.size());
 }
 
+std::vector<ggml_tensor*> Dit::matrices() const {
+  std::vector<ggml_tensor*> out = {in_.weight, final_.weight};
+  for (const Block& b : blocks_) {
+    for (const Linear* m : {&b.q, &b.k, &b.v, &b.proj, &b.conv_a.taps, &b.conv_b.taps, &b.fc1, &b.fc2}) {
+      out.push_back(m->weight);
+    }
+  }
+  return out;
+}
+
+Token2WavCost Dit::cost(int steps, int64_t frames, int64_t seen) const {
+  Token2WavCost step;
+  for (ggml_tensor* m : matrices()) add_product(step, {m}, DitConfig::kBranches * frames);
+  step.operations += 4.0 * static_cast<double>(config_.n_blocks * config_.width) *
+                     static_cast<double>(DitConfig::kBranches * frames * seen);
+  return {steps * step.operations, steps * step.bytes};
+}
+
 DitSchedule Dit::make_schedule(Executor& executor, int steps) const {
   require(steps >= 1 && steps <= kMaxSteps, ErrorCode::invalid_argument, "the flow takes 1 to ", kMaxSteps,
           " steps, not ", steps);

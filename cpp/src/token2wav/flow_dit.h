@@ -14,6 +14,7 @@
 #include "kernels/conv1d.h"
 #include "kernels/gelu.h"
 #include "kernels/linear.h"
+#include "token2wav/cost.h"
 #include "token2wav/stages.h"
 
 namespace omni {
@@ -77,6 +78,10 @@ class Dit {
   const DitConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes(int steps) const;
+  // What every frame multiplies with.
+  std::vector<ggml_tensor*> matrices() const;
+  // Of `frames` new frames that see `seen`.
+  Token2WavCost cost(int steps, int64_t frames, int64_t seen) const;
 
   // Computes the modulations of a solver with this many steps. Throws Error(invalid_argument).
   DitSchedule make_schedule(Executor& executor, int steps) const;

@@ -146,6 +146,23 @@ FlowEncoder::Layer FlowEncoder::load_layer(const std::string& name, const Linear
   return l;
 }
 
+Token2WavCost FlowEncoder::cost(int64_t tokens, int64_t seen) const {
+  Token2WavCost cost;
+  const auto run = [&](const std::vector<Layer>& layers, int64_t rows, int64_t all) {
+    for (const Layer& l : layers) {
+      for (const Linear* m : {&l.q, &l.k, &l.v, &l.out, &l.ffn_in, &l.ffn_out}) add_product(cost, *m, rows);
+      // Queries with keys, with positions, and weights with values.
+      cost.operations += 6.0 * static_cast<double>(config_.width) * static_cast<double>(rows * all);
+    }
+  };
+  constexpr int64_t kUp = FlowEncoderConfig::kUp;
+  for (const Linear* m : {&embed_.dense, &look_.taps, &head_.taps}) add_product(cost, *m, tokens);
+  for (const Linear* m : {&up_conv_.taps, &up_embed_.dense, &proj_}) add_product(cost, *m, kUp * tokens);
+  run(layers_, tokens, seen);
+  run(up_layers_, kUp * tokens, kUp * seen);
+  return cost;
+}
+
 size_t FlowEncoder::max_nodes() const {
   return 128 + 64 * (layers_.size() + up_layers_.size());
 }

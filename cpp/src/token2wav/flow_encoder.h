@@ -10,6 +10,7 @@
 #include "base/weights.h"
 #include "kernels/conv1d.h"
 #include "kernels/linear.h"
+#include "token2wav/cost.h"
 #include "token2wav/stages.h"
 
 namespace omni {
@@ -68,6 +69,8 @@ class FlowEncoder {
   const FlowEncoderConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   size_t max_nodes() const;
+  // Of `tokens` new tokens that see `seen`.
+  Token2WavCost cost(int64_t tokens, int64_t seen) const;
 
   // n tokens -> mu. If `last`, all n are computed, else the last `look_ahead` only serve the others. With a
   // cache, `past` tokens of it are attended to and the new rows are written behind them.

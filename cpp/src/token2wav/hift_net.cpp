@@ -180,6 +180,28 @@ Conv1d HiftNet::load_up(size_t stage, int64_t in, int64_t out, const LinearPolic
   return up;
 }
 
+Token2WavCost HiftNet::cost(int64_t frames) const {
+  Token2WavCost cost;
+  const auto add = [&](const ResBlock& block, int64_t columns) {
+    for (const auto& convs : {block.wide, block.narrow}) {
+      for (const Conv1d& conv : convs) add_product(cost, conv.taps, columns);
+    }
+  };
+  add_product(cost, pre_.taps, frames);
+  for (const Conv1d& conv : f0_convs_) add_product(cost, conv.taps, frames);
+  add_product(cost, f0_out_, frames);
+  int64_t columns = frames;
+  for (size_t i = 0; i < HiftConfig::kStages; ++i) {
+    add_product(cost, stages_[i].up.taps, columns);  // all phases of a column at once
+    columns *= HiftConfig::kUp[i];
+    add_product(cost, stages_[i].source_down.taps, columns);
+    add(stages_[i].source, columns);
+    for (const ResBlock& block : stages_[i].blocks) add(block, columns);
+  }
+  add_product(cost, post_.taps, columns);
+  return cost;
+}
+
 size_t HiftNet::max_nodes() {
   // Per convolution: unfolding, product, bias, activation, edges; four blocks of six a stage.
   return HiftConfig::kStages * (4 * 2 * HiftConfig::kDilations * 14 + 32) + 64;

@@ -13,6 +13,7 @@
 #include "base/weights.h"
 #include "kernels/activations.h"
 #include "kernels/conv1d.h"
+#include "token2wav/cost.h"
 #include "token2wav/stages.h"
 
 namespace omni {
@@ -72,6 +73,8 @@ class HiftNet {
   const HiftConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
   static size_t max_nodes();
+  // Of mel frames, pitch included.
+  Token2WavCost cost(int64_t frames) const;
 
   // n frames of pitch. The original network sees the frames as a whole (`cache` null), the causal one goes on
   // from the cache.

@@ -77,6 +77,8 @@ struct Token2Wav::Impl {
     info.has_causal = causal != nullptr;
     info.has_original = original != nullptr;
     info.copied_bytes = flow->copied_bytes();
+    const std::vector<ggml_tensor*> matrices = flow->dit().matrices();
+    info.matrix_type = total(std::vector<const ggml_tensor*>(matrices.begin(), matrices.end())).type;
     const auto count = [&](const GgufFile& file) {
       for (const GgufTensor& t : file.tensors()) info.parameters += static_cast<uint64_t>(t.elements());
     };
@@ -248,6 +250,13 @@ std::vector<float> Token2Wav::synthesize(std::span<const int32_t> tokens, const 
                                          const Token2WavStreamOptions& options,
                                          std::map<std::string, std::vector<float>>& stages) {
   return impl_->synthesize(tokens, voice, options, &stages);
+}
+
+Token2WavCost Token2Wav::flow_cost(int steps, int64_t past) const {
+  return impl_->flow->cost(steps, Token2WavStream::kWindow - impl_->info.look_ahead, past);
+}
+Token2WavCost Token2Wav::vocoder_cost(int64_t frames) const {
+  return impl_->streaming->net().cost(frames);
 }
 
 std::vector<float> Token2Wav::vocode(std::span<const float> mel, bool for_streams, bool excitation,

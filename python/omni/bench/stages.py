@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import omni
-from omni.bench import Peaks, Work, audio, llm, speech, vision
+from omni.bench import Peaks, Work, audio, llm, speech, token2wav, vision
 from omni.errors import InvalidArgumentError
 from omni.model_files import find_model_files
 from omni.options import device_of
@@ -83,10 +83,24 @@ def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
     return speech.works(model, peaks, args.past)
 
 
+def _token2wav(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    if args.synthetic:
+        model = omni.Token2Wav.synthetic(**_options(args))
+    else:
+        model = omni.Token2Wav(_part(args, "token2wav"), **_options(args))
+    info = model.info
+    print(
+        f"token2wav: {info.parameters / 1e6:.0f} M parameters, the flow's held mostly as {info.matrix_type}",
+        file=sys.stderr,
+    )
+    return token2wav.works(model, peaks)
+
+
 # Stages by name, in the order of a run; each opens its network only when it is its turn.
 STAGES: Mapping[str, Callable[[argparse.Namespace, Peaks], Iterator[Work]]] = {
     "llm": _language_model,
     "vision": _vision_encoder,
     "audio": _audio_encoder,
     "speech": _speech_model,
+    "token2wav": _token2wav,
 }
