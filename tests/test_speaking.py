@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import relative_rms
 from numpy.typing import NDArray
+from test_token2wav import prompt_cache
 
 import omni
 from omni.audio_io import load_audio
@@ -245,6 +247,57 @@ def test_the_first_clip_is_the_voice(
     )  # fmt: skip
     assert len(used) == 1
     np.testing.assert_array_equal(used[0], wav)
+
+
+def test_without_a_voice_tokenizer_the_models_own_voice_speaks(
+    tiny_model_dir: Path, golden: Path, tmp_path: Path
+) -> None:
+    """The official files: a default voice for five flow steps, and no network to copy others."""
+    directory = tmp_path / "official"
+    shutil.copytree(tiny_model_dir, directory)
+    folder = directory / "token2wav-gguf"
+    (folder / "speech_tokenizer.gguf").unlink()
+    prompt_cache(folder / "prompt_cache.gguf", dict(np.load(golden / "token2wav.npz")))
+    model = omni.MiniCPMO.from_pretrained(directory, n_ctx=512, kv_type="f32", n_threads=1)
+    clip = load_audio(golden / "inputs" / "ref.wav")
+    options: dict[str, Any] = {"output_audio_path": str(tmp_path / "a.wav"), "generate_audio": True}
+    options |= {"max_new_tokens": 5, "num_beams": 1, "do_sample": False, "seed": 1}
+    stream = model.chat(msgs=[{"role": "user", "content": [clip]}], stream=True, **options)
+    assert "".join(stream)
+    assert len(load_audio(tmp_path / "a.wav", 24000)) == 960 * stream.result.speech_tokens + 3840
+    with pytest.raises(omni.ModelFileError, match="voice cloning"):
+        model.chat(msgs=[{"role": "user", "content": "a"}], tts_ref_audio=clip, **options)
+    model.init_tts(n_timesteps=5)
+    with pytest.raises(omni.InvalidArgumentError, match="5 flow steps"):
+        model.init_tts(n_timesteps=10)
+
+
+def test_only_spoken_answers_lack_what_is_bad_to_speak(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published code forbids it in all; that is a quirk."""
+    asked: list[bool] = []
+    forbidden = omni.simplex._ext.streaming_forbidden_ids
+    monkeypatch.setattr(
+        omni.simplex._ext, "streaming_forbidden_ids", lambda t: asked.append(True) or forbidden(t)
+    )
+    for quirks, spoken, expected in [
+        ("fixed", False, False),
+        ("fixed", True, True),
+        ("reference", False, True),
+    ]:
+        asked.clear()
+        model = omni.MiniCPMO.from_pretrained(
+            tiny_model_dir,
+            quirks=quirks,
+            n_ctx=128,
+            n_threads=1,
+            init_tts=False,  # type: ignore[arg-type]
+        )
+        model.streaming_prefill("a", [{"role": "user", "content": ["hello"]}])
+        assert model._simplex is not None
+        list(model._simplex.generate({"greedy": True}, max_new_tokens=10, spoken=spoken))
+        assert bool(asked) == expected
 
 
 def test_spans(model: omni.MiniCPMO) -> None:

@@ -409,8 +409,9 @@ class MiniCPMO:
         for dialogue, picture in zip(dialogues, pictures, strict=True):
             messages = self._parse(dialogue, picture, limits)
             prompt = build_prompt(self.tokenizer, messages, options)
-            if order is not None and order.recording is None and not prompt.clips:
-                self.require_speaker().require_voice()
+            if order is not None:
+                clip = prompt.clips[0][0] if prompt.clips else None
+                order = order.with_voice(self.require_speaker(), clip)
             answer = self._answer(
                 prompt,
                 None if teacher_forcing else config,
@@ -501,9 +502,8 @@ class MiniCPMO:
             rows = np.concatenate([rows, self.llm.embed(generated)])
             new_keys = np.concatenate([new_keys, generated.astype(np.int64)])
         hidden = state.recompute(first, new_keys, rows)
-        clip = prompt.clips[0][0] if prompt.clips else None
         spoken = np.asarray(ids[first:end], np.int32)
-        result.speech_tokens = order.fill(self.require_speaker(), spoken, hidden, clip, self.variant)
+        result.speech_tokens = order.fill(self.require_speaker(), spoken, hidden, self.variant)
         result.speech_seconds = time.perf_counter() - start
 
     def embed_prompt(

@@ -17,7 +17,7 @@ from omni import _ext
 from omni.errors import InvalidArgumentError, ModelFileError
 from omni.speech_model import SpeechModel, SpeechStream
 from omni.token2wav import SAMPLE_RATE, Token2Wav, Token2WavStream
-from omni.voice import Voice
+from omni.voice import TOKENIZER_FILE, Voice
 
 if TYPE_CHECKING:
     from omni.model_files import ModelFiles
@@ -111,11 +111,11 @@ def spoken_span(ids: list[int], tokenizer: _ext.Tokenizer, *, given: bool) -> tu
 class Speaker:
     """Speaks answers, whole or as they are generated, in the voice that was set."""
 
-    def __init__(self, speech: SpeechModel, token2wav: Token2Wav, official_voice: Path | None = None) -> None:
+    def __init__(self, speech: SpeechModel, token2wav: Token2Wav, folder: Path) -> None:
         self.speech = speech
         self.token2wav = token2wav
         self.options = VoiceOptions()
-        self._official_voice = official_voice
+        self._folder = folder  # of token2wav
         self._voice: Voice | None = None
         self._voices: dict[bytes, Voice] = {}  # the last recording's
         self._sound: Token2WavStream | None = None
@@ -136,12 +136,8 @@ class Speaker:
         folder = files.token2wav if token2wav is None else Path(token2wav)
         if folder is None:
             raise ModelFileError(f"speech needs {files.directory / 'token2wav-gguf'}, which is not there")
-        official = folder / _PROMPT_CACHE
-        return cls(
-            SpeechModel(files.tts, files.projector, kv_type=kv_type, **compute),
-            Token2Wav(folder, **compute),
-            official if official.is_file() else None,
-        )
+        speech = SpeechModel(files.tts, files.projector, kv_type=kv_type, **compute)
+        return cls(speech, Token2Wav(folder, **compute), folder)
 
     # ---- the voice ----
 
@@ -185,14 +181,21 @@ class Speaker:
     def require_voice(self) -> Voice:
         """The voice that was set, or else the model's own. Raises InvalidArgumentError if there is none."""
         if self._voice is None:
-            if self._official_voice is None:
+            official = self._folder / _PROMPT_CACHE
+            if not official.is_file():
                 raise InvalidArgumentError(
                     "no voice to speak with: give a recording of one (init_token2wav_cache(), tts_ref_audio, "
                     "or --ref-audio on the command line)"
                 )
-            self.set_voice(Voice.load(self._official_voice), self.options)
+            self.set_voice(Voice.load(official), self.options)
         assert self._voice is not None
         return self._voice
+
+    def choose_voice(self, recording: Recording | Voice | None, clip: NDArray[np.float32] | None) -> Voice:
+        """The voice of a recording, else of a clip if this model can copy, else as `require_voice()`."""
+        if recording is None and (self._folder / TOKENIZER_FILE).is_file():
+            recording = clip
+        return self.require_voice() if recording is None else self.voice_of(recording)
 
     # ---- whole answers ----
 
@@ -203,19 +206,19 @@ class Speaker:
         *,
         params: TTSSamplingParams,
         seed: int | None = None,
-        recording: Recording | Voice | None = None,
+        voice: Voice | None = None,
         variant: Literal["hub", "server"] = "hub",
     ) -> SpokenAnswer:
         """Speaks text tokens [n] with the language model's hidden states [n, D].
 
         Args:
             params, seed: of the drawing of speech tokens (None: a new seed).
-            recording: whose voice; None: the one that was set, or the model's own.
+            voice: None: the one that was set, or the model's own.
             variant: "hub" renders answers of up to a minute in one piece, "server" in windows of a second.
         """
         if len(ids) == 0:
             return SpokenAnswer([], np.zeros(0, np.float32))
-        voice = self.require_voice() if recording is None else self.voice_of(recording)
+        voice = self.require_voice() if voice is None else voice
         stream = self.speech.stream("chat", seed=_seed(seed), **params.options())
         tokens = stream.push(ids, hidden, last=True)
         if not tokens:
@@ -294,18 +297,21 @@ class SpeechOrder:
     path: Path  # of the WAV file
     params: TTSSamplingParams
     seed: int | None
-    recording: Recording | Voice | None
+    recording: Recording | Voice | None  # a voice, once `with_voice()` has chosen it
     conditions: Path | None  # of a NumPy file, for what the speech model is given
+
+    def with_voice(self, speaker: Speaker, clip: NDArray[np.float32] | None) -> SpeechOrder:
+        """The order with its voice, before anything is generated. `clip`: one to copy if none was ordered."""
+        return replace(self, recording=speaker.choose_voice(self.recording, clip))
 
     def fill(
         self,
         speaker: Speaker,
         ids: NDArray[np.int32],
         hidden: NDArray[np.float32],
-        clip: NDArray[np.float32] | None,
         variant: Literal["hub", "server"],
     ) -> int:
-        """Writes the files and returns the number of speech tokens. `clip`: a voice, if none was ordered."""
+        """Writes the files and returns the number of speech tokens."""
         from omni.audio_io import save_wav
 
         speech = speaker.speech
@@ -313,10 +319,8 @@ class SpeechOrder:
             ends = speech.condition([speech.info.text_eos, speech.info.audio_bos])
             with self.conditions.open("wb") as file:
                 np.save(file, np.concatenate([speech.condition(ids, hidden), ends]))
-        recording = clip if self.recording is None else self.recording
-        answer = speaker.say(
-            ids, hidden, params=self.params, seed=self.seed, recording=recording, variant=variant
-        )
+        voice = self.recording if isinstance(self.recording, Voice) else None
+        answer = speaker.say(ids, hidden, params=self.params, seed=self.seed, voice=voice, variant=variant)
         save_wav(self.path, answer.wave, SAMPLE_RATE)
         return len(answer.tokens)
 
