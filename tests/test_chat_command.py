@@ -196,6 +196,11 @@ def test_files_in_a_dialogue(tiny_model_dir: Path, golden: Path) -> None:
     assert terminal.close() == 0
 
 
+def hear_interrupts() -> None:
+    """Jobs in the background of a shell ignore Ctrl-C, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A process at a terminal of its own."""
 
@@ -204,6 +209,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdin=child, stdout=child, stderr=child, env=environment(TERM="dumb"), start_new_session=True,
+            preexec_fn=hear_interrupts,
         )  # fmt: skip
         os.close(child)
         self.seen = ""
@@ -282,7 +288,11 @@ def test_interrupt_stops_the_answer_and_then_the_program(tiny_model_dir: Path) -
 def test_interrupt_of_one_question(tiny_model_dir: Path) -> None:
     arguments = ["-m", str(tiny_model_dir), *ENDLESS, "-p", "hello"]
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=hear_interrupts,
     )
     assert process.stderr is not None
     process.stderr.readline()

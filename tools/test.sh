@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Sets up everything from nothing and runs every test: Python, C++ under sanitizers, fuzzers, linters.
+# Sets up everything from nothing and runs the tests.
 #
-#   tools/test.sh            all of it (about 20 minutes on 2 cores)
+#   tools/test.sh            Python, C++ as installed and under ASan and UBSan, fuzzers, linters (half an hour, 2 cores)
 #   tools/test.sh quick      the Python package and its tests only
+#   tools/test.sh tidy       clang-tidy over the engine
+#   tools/test.sh tsan       the C++ tests under ThreadSanitizer
+#   tools/test.sh packages   the system packages that all of it needs
 #
-# Needs python3 (3.10+) with venv, and a C++20 compiler; for the C++ part also what `tools/test.sh packages` names.
+# Needs python3 (3.10+) with venv, and a C++20 compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-system_packages="g++ clang clang-format clang-tidy libgtest-dev"
+system_packages="g++ cmake ninja-build clang clang-format clang-tidy libgtest-dev"
 if [ "${1:-}" = packages ]; then
   echo "$system_packages"
   exit 0
@@ -19,6 +22,14 @@ step() { printf '\n== %s\n' "$*"; }
 root="$PWD"
 work="${OMNI_TEST_DIR:-$root/build-test}"
 mkdir -p "$work"
+
+if [ "${1:-}" = tidy ] || [ "${1:-}" = tsan ]; then
+  cmake --preset "${1/tidy/release}" -B "$work/$1"
+  cmake --build "$work/$1"
+  if [ "$1" = tsan ]; then exec ctest --test-dir "$work/$1" --output-on-failure; fi
+  git ls-files 'cpp/src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$work/$1"
+  exit
+fi
 
 step "a new virtual environment, and the package as a user installs it"
 rm -rf "$work/venv"
@@ -49,18 +60,10 @@ step "the C++ library, installed, and a C program built against it"
 (cd "$work" && OMNI_PREFIX="$work/prefix" CMAKE="$cmake" "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
   -q "$root/tests/test_c_interface.py")
 
-step "clang-tidy"
-git ls-files 'cpp/src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$work/release"
-
 step "AddressSanitizer and UndefinedBehaviorSanitizer"
 "$cmake" --preset asan -B "$work/asan" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
 "$cmake" --build "$work/asan"
 "$ctest" --test-dir "$work/asan" --output-on-failure
-
-step "ThreadSanitizer"
-"$cmake" --preset tsan -B "$work/tsan" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
-"$cmake" --build "$work/tsan"
-"$ctest" --test-dir "$work/tsan" --output-on-failure
 
 step "fuzzers, half a minute each"
 "$cmake" --preset fuzz -B "$work/fuzz" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
@@ -69,7 +72,7 @@ for target in "$work"/fuzz/cpp/tests/fuzz_*; do
   [ -x "$target" ] && [ -f "$target" ] || continue
   name="$(basename "$target")"
   mkdir -p "$work/corpus-$name"
-  "$target" -max_total_time=30 -rss_limit_mb=2048 -print_final_stats=1 "$work/corpus-$name" "cpp/tests/corpus/${name#fuzz_}"
+  "$target" -seed=1 -max_total_time=30 -rss_limit_mb=2048 -print_final_stats=1 "$work/corpus-$name" "cpp/tests/corpus/${name#fuzz_}"
 done
 
 step "all passed"
