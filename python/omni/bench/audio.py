@@ -22,7 +22,9 @@ def operations(info: _ext.AudioEncoderInfo, positions: int, seen: float) -> floa
     n, width, out = positions, info.width, info.embed_width
     convolutions = 2 * 2 * n * 3 * info.bins * width + 2 * n * 3 * width**2
     layer = 8 * n * width**2 + 4 * n * seen * width + 4 * n * width * info.ffn_width
-    return float(convolutions + info.n_layers * layer + 2 * n * width * out + 2 * n * out**2)
+    # The average is taken before the second layer of the projection.
+    projection = 2 * n * width * out + 2 * n / info.pool * out**2
+    return float(convolutions + info.n_layers * layer + projection)
 
 
 def works(encoder: AudioEncoder, peaks: Peaks) -> Iterator[Work]:
