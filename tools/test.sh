@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Sets up everything from nothing and runs the tests.
 #
-#   tools/test.sh            Python, C++ as installed and under ASan and UBSan, fuzzers, linters (half an hour, 2 cores)
-#   tools/test.sh quick      the Python package and its tests only
-#   tools/test.sh tidy       clang-tidy over the engine
+#   tools/test.sh            the installed package, linters, the C++ tests, C programs against the installed library
+#   tools/test.sh quick      the installed package and the Python tests only
+#   tools/test.sh asan       the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tools/test.sh tsan       the C++ tests under ThreadSanitizer
+#   tools/test.sh fuzz       the fuzzers, half a minute each
+#   tools/test.sh tidy       clang-tidy over the engine
 #   tools/test.sh packages   the system packages that all of it needs
 #
 # Needs python3 (3.10+) with venv, and a C++20 compiler.
@@ -23,13 +25,26 @@ root="$PWD"
 work="${OMNI_TEST_DIR:-$root/build-test}"
 mkdir -p "$work"
 
-if [ "${1:-}" = tidy ] || [ "${1:-}" = tsan ]; then
-  cmake --preset "${1/tidy/release}" -B "$work/$1"
-  cmake --build "$work/$1"
-  if [ "$1" = tsan ]; then exec ctest --test-dir "$work/$1" --output-on-failure; fi
-  git ls-files 'cpp/src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$work/$1"
-  exit
-fi
+case "${1:-}" in
+  asan | tsan | fuzz | tidy)
+    cmake --preset "${1/tidy/release}" -B "$work/$1"
+    cmake --build "$work/$1"
+    ;;&
+  asan | tsan)
+    exec ctest --test-dir "$work/$1" --output-on-failure
+    ;;
+  tidy)
+    git ls-files 'cpp/src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p "$work/$1"
+    exit
+    ;;
+  fuzz)
+    for name in gguf tokenizer; do
+      mkdir -p "$work/corpus-$name"
+      "$work/fuzz/cpp/tests/fuzz_$name" -seed=1 -max_total_time=30 -rss_limit_mb=2048 "$work/corpus-$name" "cpp/tests/corpus/$name"
+    done
+    exit
+    ;;
+esac
 
 step "a new virtual environment, and the package as a user installs it"
 rm -rf "$work/venv"
@@ -59,20 +74,5 @@ step "the C++ library, installed, and a C program built against it"
 "$cmake" --install "$work/release"
 (cd "$work" && OMNI_PREFIX="$work/prefix" CMAKE="$cmake" "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
   -q "$root/tests/test_c_interface.py")
-
-step "AddressSanitizer and UndefinedBehaviorSanitizer"
-"$cmake" --preset asan -B "$work/asan" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
-"$cmake" --build "$work/asan"
-"$ctest" --test-dir "$work/asan" --output-on-failure
-
-step "fuzzers, half a minute each"
-"$cmake" --preset fuzz -B "$work/fuzz" -DOMNI_GGML_SOURCE="$work/release/ggml/source"
-"$cmake" --build "$work/fuzz"
-for target in "$work"/fuzz/cpp/tests/fuzz_*; do
-  [ -x "$target" ] && [ -f "$target" ] || continue
-  name="$(basename "$target")"
-  mkdir -p "$work/corpus-$name"
-  "$target" -seed=1 -max_total_time=30 -rss_limit_mb=2048 -print_final_stats=1 "$work/corpus-$name" "cpp/tests/corpus/${name#fuzz_}"
-done
 
 step "all passed"

@@ -42,24 +42,35 @@ struct Measured {
 #if defined(OMNI_X86)
 
 // One body for every width and type: `step` is the instruction under test.
-#define OMNI_CHAINS(vector, zero, step) \
-  vector acc[kChains];                  \
-  for (auto& a : acc) a = zero;         \
-  for (int r = 0; r < kRounds; ++r) {   \
-    for (auto& a : acc) {               \
-      a = step;                         \
-      asm volatile("" : "+v"(a));       \
-    }                                   \
+#define OMNI_CHAINS(vector, zero, step)            \
+  vector acc[kChains];                             \
+  for (auto& a : acc) a = zero;                    \
+  for (int r = 0; r < kRounds; ++r) {              \
+    _Pragma("GCC unroll 12") for (auto& a : acc) { \
+      a = step;                                    \
+    }                                              \
   }
+
+// By way of memory of their own: a pointer into the chains themselves would keep them in memory.
+__attribute__((target("avx512f"))) float first_lane(__m512 x) {
+  float lanes[16];
+  _mm512_storeu_ps(lanes, x);
+  return lanes[0];
+}
+__attribute__((target("avx512f"))) int32_t first_lane(__m512i x) {
+  int32_t lanes[16];
+  _mm512_storeu_si512(lanes, x);
+  return lanes[0];
+}
 
 __attribute__((target("avx2,fma"))) float f32_avx2() {
   const __m256 x = _mm256_set1_ps(0.5F);
   __m256 acc[kChains];
   for (auto& a : acc) a = _mm256_setzero_ps();
   for (int r = 0; r < kRounds; ++r) {
+#pragma GCC unroll 12
     for (auto& a : acc) {
       a = _mm256_fmadd_ps(a, x, x);
-      asm volatile("" : "+x"(a));
     }
   }
   float sum = 0;
@@ -71,7 +82,7 @@ __attribute__((target("avx512f"))) float f32_avx512() {
   const __m512 x = _mm512_set1_ps(0.5F);
   OMNI_CHAINS(__m512, _mm512_setzero_ps(), _mm512_fmadd_ps(a, x, x))
   float sum = 0;
-  for (const auto& a : acc) sum += reinterpret_cast<const float&>(a);
+  for (const auto& a : acc) sum += first_lane(a);
   return sum;
 }
 
@@ -79,7 +90,7 @@ __attribute__((target("avx512f,avx512bf16"))) float bf16_avx512() {
   const __m512bh x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5F), _mm512_set1_ps(0.5F));
   OMNI_CHAINS(__m512, _mm512_setzero_ps(), _mm512_dpbf16_ps(a, x, x))
   float sum = 0;
-  for (const auto& a : acc) sum += reinterpret_cast<const float&>(a);
+  for (const auto& a : acc) sum += first_lane(a);
   return sum;
 }
 
@@ -87,7 +98,7 @@ __attribute__((target("avx512f,avx512vnni"))) float int8_avx512() {
   const __m512i x = _mm512_set1_epi8(1);
   OMNI_CHAINS(__m512i, _mm512_setzero_si512(), _mm512_dpbusd_epi32(a, x, x))
   float sum = 0;
-  for (const auto& a : acc) sum += static_cast<float>(reinterpret_cast<const int&>(a));
+  for (const auto& a : acc) sum += static_cast<float>(first_lane(a));
   return sum;
 }
 
@@ -97,9 +108,11 @@ __attribute__((target("avx2"))) float int8_avx2() {
   __m256i acc[kChains];
   for (auto& a : acc) a = _mm256_setzero_si256();
   for (int r = 0; r < kRounds; ++r) {
+#pragma GCC unroll 12
     for (auto& a : acc) {
-      a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(x, x), ones));
-      asm volatile("" : "+x"(a));
+      __m256i y = x;
+      asm volatile("" : "+x"(y));  // else the products would leave the loop
+      a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(y, x), ones));
     }
   }
   float sum = 0;
@@ -132,9 +145,9 @@ float f32_neon() {
   float32x4_t acc[kChains];
   for (auto& a : acc) a = vdupq_n_f32(0);
   for (int r = 0; r < kRounds; ++r) {
+#pragma GCC unroll 12
     for (auto& a : acc) {
       a = vfmaq_f32(a, x, x);
-      asm volatile("" : "+w"(a));
     }
   }
   float sum = 0;
@@ -154,9 +167,9 @@ float int8_neon() {
   int32x4_t acc[kChains];
   for (auto& a : acc) a = vdupq_n_s32(0);
   for (int r = 0; r < kRounds; ++r) {
+#pragma GCC unroll 12
     for (auto& a : acc) {
       a = vdotq_s32(a, x, x);
-      asm volatile("" : "+w"(a));
     }
   }
   float sum = 0;
