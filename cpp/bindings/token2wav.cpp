@@ -88,7 +88,7 @@ void register_token2wav(py::module_& m) {
           [](const std::string& weight_format, const std::string& vocoder, int n_threads,
              const std::string& device, int poll) {
             const py::gil_scoped_release release;
-            return Token2Wav::synthetic({weight_format, vocoder, {device, n_threads, poll}});
+            return Token2Wav::synthetic({}, {weight_format, vocoder, {device, n_threads, poll}});
           },
           py::kw_only(), py::arg("weight_format"), py::arg("vocoder"), py::arg("n_threads"),
           py::arg("device"), py::arg("poll"))

@@ -45,6 +45,17 @@ struct Token2WavInfo {
   std::string matrix_type;  // that most of the flow's matrices have
 };
 
+// Sizes for networks with random weights, to measure a machine without files. Defaults: the published ones.
+struct SyntheticToken2Wav {
+  int64_t width = 512;  // of the flow's encoder and estimator
+  int64_t head_dim = 64;
+  int64_t ffn_width = 2048;
+  int64_t n_layers = 6;     // of the encoder, at 25 tokens a second
+  int64_t n_up_layers = 4;  // and at 50 frames a second
+  int64_t n_blocks = 16;    // of the estimator
+  int64_t channels = 512;   // of the vocoders
+};
+
 // What a measurement is held against.
 struct Token2WavCost {
   double operations = 0;  // of matrix products; a multiply-add counts as two
@@ -99,8 +110,9 @@ class OMNI_API Token2Wav : public std::enable_shared_from_this<Token2Wav> {
  public:
   // `directory` is a model directory or its token2wav-gguf folder. Throws Error(file | format | unsupported).
   static std::shared_ptr<Token2Wav> open(const std::string& directory, const Token2WavOptions& options = {});
-  // Networks of the published sizes with random weights, for measurements.
-  static std::shared_ptr<Token2Wav> synthetic(const Token2WavOptions& options = {});
+  // Networks with random weights of the given sizes, in memory.
+  static std::shared_ptr<Token2Wav> synthetic(const SyntheticToken2Wav& sizes,
+                                              const Token2WavOptions& options = {});
   ~Token2Wav();
 
   const Token2WavInfo& info() const;

@@ -11,10 +11,7 @@
 namespace omni {
 namespace {
 
-constexpr int64_t kWidth = 512;
-constexpr int64_t kFfn = 2048;
-constexpr int64_t kHeads = 8;
-constexpr int64_t kHeadSize = 64;
+using Sizes = SyntheticToken2Wav;
 
 class Layout {
  public:
@@ -38,63 +35,63 @@ class Layout {
   GgufBuilder builder_;
 };
 
-void conformer_layer(Layout& l, const std::string& name) {
-  l.norm(name + "norm_mha", kWidth);
-  l.norm(name + "norm_ff", kWidth);
+void conformer_layer(Layout& l, const Sizes& s, const std::string& name) {
+  l.norm(name + "norm_mha", s.width);
+  l.norm(name + "norm_ff", s.width);
   for (const char* part : {"q", "k", "v", "out"}) {
-    l.weight(name + "self_attn.linear_" + part, {kWidth, kWidth}, kWidth);
+    l.weight(name + "self_attn.linear_" + part, {s.width, s.width}, s.width);
   }
-  l.tensor(name + "self_attn.linear_pos.weight", {kWidth, kWidth});
-  l.tensor(name + "self_attn.pos_bias_u", {kHeadSize, kHeads});
-  l.tensor(name + "self_attn.pos_bias_v", {kHeadSize, kHeads});
-  l.weight(name + "feed_forward.w_1", {kWidth, kFfn}, kFfn);
-  l.weight(name + "feed_forward.w_2", {kFfn, kWidth}, kWidth);
+  l.tensor(name + "self_attn.linear_pos.weight", {s.width, s.width});
+  l.tensor(name + "self_attn.pos_bias_u", {s.head_dim, s.width / s.head_dim});
+  l.tensor(name + "self_attn.pos_bias_v", {s.head_dim, s.width / s.head_dim});
+  l.weight(name + "feed_forward.w_1", {s.width, s.ffn_width}, s.ffn_width);
+  l.weight(name + "feed_forward.w_2", {s.ffn_width, s.width}, s.width);
 }
 
-std::shared_ptr<const GgufFile> encoder() {
+std::shared_ptr<const GgufFile> encoder(const Sizes& s) {
   Layout l;
   for (const char* name : {"embed.out", "up_embed.out"}) {
-    l.weight(std::string(name) + ".0", {kWidth, kWidth}, kWidth);
-    l.norm(std::string(name) + ".1", kWidth);
+    l.weight(std::string(name) + ".0", {s.width, s.width}, s.width);
+    l.norm(std::string(name) + ".1", s.width);
   }
-  l.weight("pre_lookahead_layer.conv1", {4, kWidth, kWidth}, kWidth);
-  l.weight("pre_lookahead_layer.conv2", {3, kWidth, kWidth}, kWidth);
-  l.weight("up_layer.conv", {5, kWidth, kWidth}, kWidth);
-  for (int i = 0; i < 6; ++i) conformer_layer(l, str("encoders.", i, "."));
-  for (int i = 0; i < 4; ++i) conformer_layer(l, str("up_encoders.", i, "."));
-  l.norm("after_norm", kWidth);
+  l.weight("pre_lookahead_layer.conv1", {4, s.width, s.width}, s.width);
+  l.weight("pre_lookahead_layer.conv2", {3, s.width, s.width}, s.width);
+  l.weight("up_layer.conv", {5, s.width, s.width}, s.width);
+  for (int i = 0; i < s.n_layers; ++i) conformer_layer(l, s, str("encoders.", i, "."));
+  for (int i = 0; i < s.n_up_layers; ++i) conformer_layer(l, s, str("up_encoders.", i, "."));
+  l.norm("after_norm", s.width);
   return l.build("random flow encoder");
 }
 
-std::shared_ptr<const GgufFile> estimator() {
+std::shared_ptr<const GgufFile> estimator(const Sizes& s) {
   Layout l;
-  l.weight("estimator.t_embedder.mlp.0", {256, kWidth}, kWidth);
-  l.weight("estimator.t_embedder.mlp.2", {kWidth, kWidth}, kWidth);
-  l.weight("estimator.in_proj", {320, kWidth}, kWidth);
-  for (int i = 0; i < 16; ++i) {
+  l.weight("estimator.t_embedder.mlp.0", {256, s.width}, s.width);
+  l.weight("estimator.t_embedder.mlp.2", {s.width, s.width}, s.width);
+  l.weight("estimator.in_proj", {320, s.width}, s.width);
+  for (int i = 0; i < s.n_blocks; ++i) {
     const std::string name = str("estimator.blocks.", i, ".");
-    l.weight(name + "adaLN_modulation.1", {kWidth, 9 * kWidth}, 9 * kWidth);
+    l.weight(name + "adaLN_modulation.1", {s.width, 9 * s.width}, 9 * s.width);
     for (const char* part : {"to_q", "to_k", "to_v", "proj"}) {
-      l.weight(name + "attn." + part, {kWidth, kWidth}, kWidth);
+      l.weight(name + "attn." + part, {s.width, s.width}, s.width);
     }
-    l.norm(name + "attn.q_norm", kHeadSize);
-    l.norm(name + "attn.k_norm", kHeadSize);
-    l.weight(name + "conv.block.1", {3, kWidth, kWidth}, kWidth);
-    l.norm(name + "conv.block.3", kWidth);
-    l.weight(name + "conv.block.6", {3, kWidth, kWidth}, kWidth);
-    l.weight(name + "mlp.fc1", {kWidth, kFfn}, kFfn);
-    l.weight(name + "mlp.fc2", {kFfn, kWidth}, kWidth);
+    l.norm(name + "attn.q_norm", s.head_dim);
+    l.norm(name + "attn.k_norm", s.head_dim);
+    l.weight(name + "conv.block.1", {3, s.width, s.width}, s.width);
+    l.norm(name + "conv.block.3", s.width);
+    l.weight(name + "conv.block.6", {3, s.width, s.width}, s.width);
+    l.weight(name + "mlp.fc1", {s.width, s.ffn_width}, s.ffn_width);
+    l.weight(name + "mlp.fc2", {s.ffn_width, s.width}, s.width);
   }
-  l.weight("estimator.final_layer.adaLN_modulation.1", {kWidth, 2 * kWidth}, 2 * kWidth);
-  l.weight("estimator.final_layer.linear", {kWidth, 80}, 80);
+  l.weight("estimator.final_layer.adaLN_modulation.1", {s.width, 2 * s.width}, 2 * s.width);
+  l.weight("estimator.final_layer.linear", {s.width, 80}, 80);
   return l.build("random flow estimator");
 }
 
-std::shared_ptr<const GgufFile> extra() {
+std::shared_ptr<const GgufFile> extra(const Sizes& s) {
   Layout l;
-  l.tensor("input_embedding.weight", {kWidth, 6561});
+  l.tensor("input_embedding.weight", {s.width, 6561});
   l.weight("spk_embed_affine_layer", {192, 80}, 80);
-  l.weight("encoder_proj", {kWidth, 80}, 80);
+  l.weight("encoder_proj", {s.width, 80}, 80);
   return l.build("random flow tables");
 }
 
@@ -109,12 +106,16 @@ void res_block(Layout& l, const std::string& name, int64_t channels, int64_t ker
 
 }  // namespace
 
-FlowFiles synthetic_flow() {
-  return {encoder(), estimator(), extra()};
+FlowFiles synthetic_flow(const Sizes& s) {
+  require(s.head_dim >= 1 && s.width >= s.head_dim && s.width % s.head_dim == 0 && s.ffn_width >= 1 &&
+              s.n_layers >= 1 && s.n_up_layers >= 1 && s.n_blocks >= 1,
+          ErrorCode::invalid_argument, "all sizes must be at least 1, and width a multiple of head_dim");
+  return {encoder(s), estimator(s), extra(s)};
 }
 
-std::shared_ptr<const GgufFile> synthetic_vocoder(bool causal) {
-  constexpr int64_t kChannels = 512;
+std::shared_ptr<const GgufFile> synthetic_vocoder(const Sizes& s, bool causal) {
+  require(s.channels >= 8 && s.channels % 8 == 0, ErrorCode::invalid_argument,
+          "channels must be a multiple of 8, not ", s.channels);
   constexpr int64_t kKernels[] = {3, 7, 11};
   constexpr int64_t kUpKernels[] = {16, 11, 7};
   constexpr int64_t kDownKernels[] = {30, 6, 1};
@@ -122,12 +123,12 @@ std::shared_ptr<const GgufFile> synthetic_vocoder(bool causal) {
   Layout l;
   for (int i = 0; i < 5; ++i) {
     l.weight(str("f0_predictor.condnet.", 2 * i),
-             {i == 0 && causal ? 4 : 3, i == 0 ? 80 : kChannels, kChannels}, kChannels);
+             {i == 0 && causal ? 4 : 3, i == 0 ? 80 : s.channels, s.channels}, s.channels);
   }
-  l.weight("f0_predictor.classifier", {kChannels, 1}, 1);
+  l.weight("f0_predictor.classifier", {s.channels, 1}, 1);
   l.weight("m_source.l_linear", {9, 1}, 1);
-  l.weight("conv_pre", {causal ? 5 : 7, 80, kChannels}, kChannels);
-  int64_t in = kChannels;
+  l.weight("conv_pre", {causal ? 5 : 7, 80, s.channels}, s.channels);
+  int64_t in = s.channels;
   for (int i = 0; i < 3; ++i) {
     const int64_t out = in / 2;
     const int64_t k = kUpKernels[i];

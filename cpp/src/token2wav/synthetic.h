@@ -1,5 +1,7 @@
-// token2wav/synthetic.h - files with random weights in the published sizes, in memory.
+// token2wav/synthetic.h - files with random weights, in memory.
 #pragma once
+
+#include "omni/token2wav.h"
 
 #include <memory>
 
@@ -8,8 +10,8 @@
 
 namespace omni {
 
-FlowFiles synthetic_flow();
+FlowFiles synthetic_flow(const SyntheticToken2Wav& sizes);
 // The original vocoder, or the causal one.
-std::shared_ptr<const GgufFile> synthetic_vocoder(bool causal);
+std::shared_ptr<const GgufFile> synthetic_vocoder(const SyntheticToken2Wav& sizes, bool causal);
 
 }  // namespace omni

@@ -223,8 +223,9 @@ std::shared_ptr<Token2Wav> Token2Wav::open(const std::string& directory, const T
   return std::shared_ptr<Token2Wav>(new Token2Wav(std::move(impl)));
 }
 
-std::shared_ptr<Token2Wav> Token2Wav::synthetic(const Token2WavOptions& options) {
-  const Files files{synthetic_flow(), {synthetic_vocoder(false), synthetic_vocoder(true)}};
+std::shared_ptr<Token2Wav> Token2Wav::synthetic(const SyntheticToken2Wav& sizes,
+                                                const Token2WavOptions& options) {
+  const Files files{synthetic_flow(sizes), {synthetic_vocoder(sizes, false), synthetic_vocoder(sizes, true)}};
   return std::shared_ptr<Token2Wav>(new Token2Wav(std::make_unique<Impl>(files, options)));
 }
 
