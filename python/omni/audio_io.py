@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from omni.errors import FormatError, InvalidArgumentError, ModelFileError, UnsupportedError
+from omni.errors import FormatError, InvalidArgumentError, ModelFileError
+from omni.optional import import_optional
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 AudioSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any]"
@@ -132,7 +133,7 @@ class Resampler:
         _check_rate(rate, "rate")
         self.source_rate = source_rate
         self.rate = rate
-        self._soxr = None if source_rate == rate else _package("soxr")
+        self._soxr = None if source_rate == rate else import_optional("soxr", "media")
         self.reset()
 
     def reset(self) -> None:
@@ -200,16 +201,6 @@ def save_wav(path: str | os.PathLike[str] | BinaryIO, samples: npt.NDArray[Any],
         raise ModelFileError(f"can't write {os.fspath(path)!r}: {e.strerror or e}") from e
 
 
-def _package(module: str) -> Any:
-    """Import an optional package or say how to get it."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as e:  # OSError: the wheel is there but its library is not
-        raise UnsupportedError(
-            f"this needs the package {module!r}, which can't be imported ({e}): pip install 'omni[media]'"
-        ) from e
-
-
 def _name(source: object) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
@@ -244,7 +235,7 @@ def _open(source: str | os.PathLike[str] | bytes | BinaryIO) -> tuple[BinaryIO, 
 
 def _file_blocks(file: BinaryIO, name: str, block_seconds: float) -> tuple[int, Iterator[Samples]]:
     """Rate and mono blocks of an open file."""
-    soundfile = _package("soundfile")
+    soundfile = import_optional("soundfile", "media")
     start = file.tell()
     try:
         sound = soundfile.SoundFile(file)
