@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omni.command import run_command
 from omni.errors import InvalidArgumentError, OmniError
 from omni.messages import Sound, parse_messages
-from omni.options import add_options, device_of
+from omni.options import MODEL_OPTIONS, add_options, device_of, model_of
 from omni.prompts import voice_prompt
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _HELP = """\
 /clear   forget the dialogue      /help   this      /exit   leave (or Ctrl-D); Ctrl-C stops an answer
 """
 _OPTIONS = (
-    "model", "quant", "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
+    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
     "n_predict", "temp", "top_k", "top_p", "repeat_penalty", "seed",
     "prompt", "system_prompt", "image", "audio", "video", "max_slices", "stack_frames", "think",
     "speak", "ref_audio", "flow_steps",
@@ -138,11 +138,9 @@ class Dialogue:
 
 def run(args: argparse.Namespace) -> None:
     """Loads the model and answers."""
-    if not args.model:
-        raise InvalidArgumentError("which model? give -m with a model directory or a GGUF file")
     if args.ref_audio and not args.speak:
         raise InvalidArgumentError("--ref-audio is the voice to --speak with: give that file, too")
-    dialogue = Dialogue(load_model(args), args)
+    dialogue = Dialogue(load_model(args, _parts(args)), args)
     for kind in _ITEM_TYPES:
         for address in getattr(args, kind) or []:
             dialogue.attach(kind, address)
@@ -154,17 +152,28 @@ def run(args: argparse.Namespace) -> None:
         _ask(dialogue, sys.stdin.read().rstrip("\n"), args)
 
 
-def load_model(args: argparse.Namespace) -> MiniCPMO:
-    """Opens the language model and says on stderr what runs where."""
+def _parts(args: argparse.Namespace) -> set[str]:
+    """What the model needs beside the language model. In a dialogue, /image and /audio may still come."""
+    open_end = args.prompt is None and sys.stdin.isatty()
+    wanted = {
+        "vision": open_end or args.image or args.video,
+        "audio": open_end or args.audio or args.video or args.ref_audio,
+        "speech": args.speak,
+    }
+    return {part for part, needed in wanted.items() if needed}
+
+
+def load_model(args: argparse.Namespace, parts: Collection[str] | None = None) -> MiniCPMO:
+    """Opens the language model and says on stderr what runs where. `parts` (None: all) will be used, too."""
     from omni.minicpmo import MiniCPMO
 
+    llm = model_of(args, parts).llm
     start = time.perf_counter()
     model = MiniCPMO.from_pretrained(
-        args.model,
+        llm,
         init_vision=False,
         init_audio=False,
         init_tts=False,
-        quant=args.quant,
         n_ctx=args.ctx_size,
         n_threads=args.threads,
         n_batch=args.batch_size,

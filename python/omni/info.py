@@ -13,6 +13,7 @@ from omni import _ext
 from omni.command import run_command
 from omni.convert.report import print_table, shape_text
 from omni.errors import ModelFileError
+from omni.options import MODEL_OPTIONS, add_options, model_of
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,17 @@ def model_paths(model: Path) -> list[Path]:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m omni.info", description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="GGUF file or model directory")
+    parser.add_argument("path", nargs="?", type=Path, metavar="MODEL", help="GGUF file or model directory")
     parser.add_argument("--no-tensors", action="store_true", help="leave out the tensor tables")
     parser.add_argument("--json", action="store_true", help="everything on stdout as JSON")
+    add_options(parser, MODEL_OPTIONS)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the tables, or JSON."""
-    files = [inspect_file(path) for path in model_paths(args.model)]
+    model = model_of(args).directory if args.path is None else args.path
+    files = [inspect_file(path) for path in model_paths(model)]
     if args.json:
         print(
             json.dumps(

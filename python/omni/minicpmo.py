@@ -30,9 +30,10 @@ from omni.generation import (
     sample,
     search,
 )
+from omni.hub import HubOptions
 from omni.language_model import LanguageModel
 from omni.messages import Message, parse_messages
-from omni.model_files import ModelFiles, find_model_files
+from omni.model_files import ModelFiles, quantisation, resolve_model
 from omni.multimodal import Prompt, PromptOptions, build_prompt, splice
 from omni.prompts import system_prompt
 from omni.simplex import SimplexSession, group_texts
@@ -53,7 +54,7 @@ _ENCODINGS_BYTES = 128 << 20
 # What programs written for PyTorch pass to from_pretrained, without a meaning here.
 _TORCH_ARGUMENTS = {
     "trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "device_map", "low_cpu_mem_usage",
-    "cache_dir", "revision", "use_safetensors",
+    "use_safetensors",
 }  # fmt: skip
 
 
@@ -106,12 +107,13 @@ class MiniCPMO:
         kv_type: Literal["f32", "f16", "q8_0"] = "f16",
         **kwargs: Any,
     ) -> MiniCPMO:
-        """Opens a model directory in the layout of the official GGUF set, or the language model file in one.
+        """Opens a model directory in the layout of the official GGUF set, or downloads one from a hub.
 
         Parts whose files are not there are left out; using one then says which file it needs.
 
         Args:
-            model: path of the directory, or of the language model file.
+            model: path of the directory, or of the language model file in one; or a repository of a hub,
+                such as "openbmb/MiniCPM-o-4_5-gguf:Q4_K_M", of which what is needed is downloaded.
             init_vision, init_audio: load the encoders of pictures and sound.
             init_tts: load the speech part.
             variant: "hub", the released model package; "server", the public demo's.
@@ -119,6 +121,7 @@ class MiniCPMO:
             quant: which language model, if the directory holds several ("Q4_K_M").
             n_ctx: positions of context; prompt and answer together don't exceed it.
             n_threads, device, n_batch, kv_type: as for `LanguageModel`.
+            kwargs: token, revision, cache_dir and local_files_only for the hub; and what only PyTorch heeds.
 
         Raises:
             ModelFileError, FormatError, UnsupportedError, InvalidArgumentError, OutOfMemoryError, DeviceError
@@ -127,8 +130,10 @@ class MiniCPMO:
             raise InvalidArgumentError(f"variant must be 'hub' or 'server', not {variant!r}")
         if quirks not in ("fixed", "reference"):
             raise InvalidArgumentError(f"quirks must be 'fixed' or 'reference', not {quirks!r}")
+        hub = HubOptions.taken_from(kwargs)
         _warn_unknown("from_pretrained", {key: kwargs[key] for key in kwargs if key not in _TORCH_ARGUMENTS})
-        files = find_model_files(Path(model), quant)
+        wanted = {"vision": init_vision, "audio": init_audio, "speech": init_tts}
+        files = resolve_model(model, quant, [part for part in wanted if wanted[part]], hub)
         self = cls(
             files,
             variant=variant,
@@ -768,18 +773,6 @@ class _EncodingCache:
         while self._bytes > self._max_bytes:
             self._bytes -= self._rows.popitem(last=False)[1].nbytes
         return rows
-
-
-def quantisation(gguf: Path) -> str:
-    """Name of the mix of types in a language model file, as its general.file_type says."""
-    from omni.convert.weight_types import MIXES
-
-    file = _ext.GgufFile(str(gguf))
-    keys = file.keys()
-    if "general.file_type" not in keys:
-        return "unknown quantisation"
-    value = file.describe("general.file_type")
-    return next((name for name, mix in MIXES.items() if str(mix.file_type) == value), f"file type {value}")
 
 
 def _gigabytes(size: int) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omni.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from omni.hub import HubOptions
 
 BASE_NAME = "MiniCPM-o-4_5"
 _SIDE_NETWORKS = ("vision", "audio", "tts")
@@ -39,6 +45,29 @@ class ModelFiles:
     tts: Path | None
     projector: Path | None
     token2wav: Path | None  # a directory
+
+
+def resolve_model(
+    model: str | os.PathLike[str],
+    quant: str | None = None,
+    parts: Iterable[str] | None = None,
+    hub: HubOptions | None = None,
+) -> ModelFiles:
+    """Files of a model that is here, or of a hub's repository, downloaded if need be.
+
+    `model`: as for `find_model_files()`, or "owner/name" or "owner/name:QUANT" if there is no such path.
+    `parts`: what is needed beside the language model, of `omni.hub.PARTS` (None: everything); only a
+    download heeds it. Raises as `find_model_files()` and `omni.hub.download_model()`.
+    """
+    from omni.hub import PARTS, download_model, is_repository
+
+    name = os.fspath(model)
+    if Path(name).exists() or not is_repository(name):
+        return find_model_files(name, quant)
+    try:
+        return find_model_files(download_model(name, quant, PARTS if parts is None else parts, hub))
+    except ModelFileError as error:
+        raise ModelFileError(f"there is no {name} here, and {error}") from error
 
 
 def find_model_files(model: str | Path, quant: str | None = None) -> ModelFiles:
@@ -90,3 +119,16 @@ def _side_file(directory: Path, part: str) -> Path | None:
         names = ", ".join(path.name for path in found)
         raise ModelFileError(f"{directory / part}: holds several {part} files; keep one of {names}")
     return found[0] if found else None
+
+
+def quantisation(gguf: Path) -> str:
+    """Name of the mix of types in a language model file, as its general.file_type says."""
+    from omni import _ext
+    from omni.convert.weight_types import MIXES
+
+    file = _ext.GgufFile(str(gguf))
+    keys = file.keys()
+    if "general.file_type" not in keys:
+        return "unknown quantisation"
+    value = file.describe("general.file_type")
+    return next((name for name, mix in MIXES.items() if str(mix.file_type) == value), f"file type {value}")

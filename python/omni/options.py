@@ -11,12 +11,15 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omni._ext import list_devices
 from omni.errors import InvalidArgumentError
 
-__all__ = ["OPTIONS", "Option", "add_options", "as_markdown", "device_of"]
+if TYPE_CHECKING:
+    from omni.model_files import ModelFiles
+
+__all__ = ["MODEL_OPTIONS", "OPTIONS", "Option", "add_options", "as_markdown", "device_of", "model_of"]
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 
@@ -92,6 +95,23 @@ _TABLE = (
         ("-m", "--model"), "model directory, or the language model's GGUF file in it", _MODEL, str, "PATH"
     ),
     Option(("--quant",), "language model to take if there are several, such as Q4_K_M", _MODEL, str, "TYPE"),
+    Option(
+        ("-hf", "--hf-repo"),
+        "repository of a hub to download from",
+        _MODEL,
+        str,
+        "OWNER/NAME[:TYPE]",
+    ),
+    Option(("-hff", "--hf-file"), "language model file in it, if TYPE does not say", _MODEL, str, "FILE"),
+    Option(("--hf-token",), "token for private repositories (unset: HF_TOKEN)", _MODEL, str, "TOKEN"),
+    Option(
+        ("-ms", "--model-source"),
+        "the hub",
+        _MODEL,
+        default="huggingface",
+        choices=("huggingface", "modelscope"),
+    ),
+    Option(("--offline",), "connect to no hub: use what was downloaded", _MODEL, None, default=False),
     Option(("-t", "--threads"), "threads on the processor (unset: one a core)", _MODEL, _number(int, 1, 512)),
     Option(("-c", "--ctx-size"), "positions of context", _MODEL, _number(int, 16), default=8192),
     Option(("-b", "--batch-size"), "rows computed at once", _MODEL, _number(int, 1, 65536), default=512),
@@ -192,6 +212,9 @@ _TABLE = (
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in _TABLE}
 
+# What names a model; `model_of()` reads them.
+MODEL_OPTIONS = ("model", "quant", "hf_repo", "hf_file", "hf_token", "model_source", "offline")
+
 
 def add_options(
     parser: argparse.ArgumentParser, names: Iterable[str], environ: Mapping[str, str] | None = None
@@ -255,6 +278,39 @@ def device_of(args: argparse.Namespace) -> str | None:
     if args.n_gpu_layers is not None:
         return "gpu" if args.n_gpu_layers == "all" else None
     return None if args.device in (None, "cpu") else str(args.device)
+
+
+def model_of(
+    args: argparse.Namespace,
+    parts: Iterable[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> ModelFiles:
+    """The files of the model that `MODEL_OPTIONS` name, downloaded with these parts if it is a hub's.
+
+    `parts`: of `omni.hub.PARTS` (None: all). Raises InvalidArgumentError if no model is named, or two are.
+    """
+    from omni.hub import PARTS, HubOptions, download_model
+    from omni.model_files import find_model_files
+
+    environ = os.environ if environ is None else environ
+    # A flag wins over a variable, of the other option, too.
+    flags = [name for name in ("model", "hf_repo") if getattr(args, name) != _default(name, environ)]
+    named = flags or [name for name in ("model", "hf_repo") if getattr(args, name)]
+    if not named:
+        raise InvalidArgumentError(
+            "which model? give -m with a model directory or a GGUF file, "
+            "or download one: -hf openbmb/MiniCPM-o-4_5-gguf"
+        )
+    if len(named) > 1:
+        raise InvalidArgumentError("-m and -hf both name a model; give one of them")
+    if named == ["model"]:
+        return find_model_files(args.model, args.quant)
+    hub = HubOptions(source=args.model_source, token=args.hf_token, offline=args.offline, file=args.hf_file)
+    return find_model_files(download_model(args.hf_repo, args.quant, PARTS if parts is None else parts, hub))
+
+
+def _default(name: str, environ: Mapping[str, str]) -> Any:
+    return environ.get(OPTIONS[name].variable, OPTIONS[name].default)
 
 
 def as_markdown() -> str:

@@ -11,11 +11,11 @@ from typing import Any
 from omni.chat import load_model
 from omni.command import run_command
 from omni.errors import InvalidArgumentError, OmniError
-from omni.options import add_options
+from omni.options import MODEL_OPTIONS, add_options
 from omni.prompts import mimic_messages, read_aloud_messages
 
 _OPTIONS = (
-    "model", "quant", "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
+    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
     "n_predict", "seed", "mimic", "ref_audio", "output", "flow_steps", "json", "verbose",
 )  # fmt: skip
 _TEMPERATURE = 0.1  # as published for reading aloud
@@ -35,14 +35,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Loads the model and speaks."""
-    if not args.model:
-        raise InvalidArgumentError("which model? give -m with a model directory")
     if not args.output:
         raise InvalidArgumentError("where to? give -o with the WAV file to write")
     messages = _messages(args)
-    model = load_model(args)
+    has_sound = any(len(message["content"]) > 1 for message in messages)
+    model = load_model(args, {"speech", "audio"} if has_sound else {"speech"})
     model.init_tts(n_timesteps=args.flow_steps)
-    if any(len(message["content"]) > 1 for message in messages):
+    if has_sound:
         model.init_audio()
     start = time.perf_counter()
     stream = model.chat(

@@ -17,10 +17,10 @@ from omni.bench import Peaks, Row, measure, table
 from omni.bench.stages import STAGES, MissingPartError
 from omni.command import run_command
 from omni.errors import InvalidArgumentError
-from omni.options import add_options
+from omni.options import MODEL_OPTIONS, add_options
 
 _OPTIONS = (
-    "model", "quant", "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
+    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
     "weight_format", "synthetic", "llm", "layers", "repeats", "seconds", "past", "json", "verbose",
 )  # fmt: skip
 
@@ -81,8 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
-    if not args.synthetic and not args.model:
-        raise InvalidArgumentError("give a model with -m, or --synthetic minicpm-o-4.5")
+    if not args.synthetic and not args.model and not args.hf_repo:
+        raise InvalidArgumentError("give a model with -m or -hf, or --synthetic minicpm-o-4.5")
     for stage in args.stages:
         if stage not in STAGES:
             raise InvalidArgumentError(f"there is no stage '{stage}'; there are {', '.join(STAGES)}")

@@ -11,18 +11,27 @@ from typing import Any
 import omni
 from omni.bench import Peaks, Work, audio, llm, speech, token2wav, vision
 from omni.errors import InvalidArgumentError
-from omni.model_files import find_model_files
-from omni.options import device_of
+from omni.model_files import ModelFiles
+from omni.options import device_of, model_of
 
 
 class MissingPartError(InvalidArgumentError):
     """The model directory has no file for a stage."""
 
 
+# Which part of a model a stage needs beside the language model.
+_NEEDS = {"vision": "vision", "audio": "audio", "speech": "speech", "token2wav": "speech"}
+
+
+def _files(args: argparse.Namespace) -> ModelFiles:
+    return model_of(args, {_NEEDS[stage] for stage in args.stages or STAGES if stage in _NEEDS})
+
+
 def _part(args: argparse.Namespace, part: str) -> Path:
-    file: Path | None = getattr(find_model_files(args.model, args.quant), part)
+    files = _files(args)
+    file: Path | None = getattr(files, part)
     if file is None:
-        raise MissingPartError(f"{args.model} has no {part} file")
+        raise MissingPartError(f"{files.directory} has no {part} file")
     return file
 
 
@@ -77,7 +86,7 @@ def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
     if args.synthetic:
         model = omni.SpeechModel.synthetic(layers=min(args.layers, speech.LAYERS), **options)
     else:
-        projector = find_model_files(args.model, args.quant).projector
+        projector = _files(args).projector
         model = omni.SpeechModel(_part(args, "tts"), projector, **options)
     _say("speech model", model.info, model.device_name)
     return speech.works(model, peaks, args.past)
