@@ -275,6 +275,62 @@ TEST_F(DuplexLogicTest, BreakAndStop) {
   EXPECT_TRUE(unit({"<|listen|>"}).is_listen);
 }
 
+TEST_F(DuplexLogicTest, ASnapshotIsGoneOnFrom) {
+  DuplexOptions options;
+  options.force_listen_count = 2;
+  options.sliding_window_mode = WindowMode::context;
+  options.context_max_units = 2;
+  DuplexLogic& logic = start(options);
+  unit({});
+  unit({});
+  unit({"<|speak|>", "a", "b", "<|chunk_eos|>"});
+  logic.prefill({{}, kAudio, {}});
+  const auto snapshot = logic.save();
+  const ScriptedModel then = model;
+  for (int i = 0; i < 2; ++i) {
+    model.script = {"c", "<|turn_eos|>", "<|chunk_eos|>"};
+    EXPECT_TRUE(logic.generate().end_of_turn);
+    unit({"<|listen|>"});
+    unit({"<|listen|>"});
+    EXPECT_EQ(model.text(), "abdabcc<unit>...<|listen|></unit><unit>...<|listen|></unit>");
+    EXPECT_EQ(logic.unit_schemas().size(), 6U);
+    logic.prepare("d", {}, "d");
+    model = then;
+    logic.restore(*snapshot);
+    EXPECT_TRUE(logic.turn_is_open());
+  }
+}
+
+TEST_F(DuplexLogicTest, AWindowMakesRoomBeforeTheContextIsFull) {
+  for (const WindowMode mode : {WindowMode::basic, WindowMode::context}) {
+    model = ScriptedModel(3 + 8 * 6 + 22);
+    DuplexOptions options;
+    options.sliding_window_mode = mode;
+    DuplexLogic& logic = start(options);
+    for (int i = 0; i < 30; ++i) {
+      // Speaking all the time: no listening unit lets the window slide.
+      unit({"<|speak|>", "a", "<|chunk_eos|>"});
+      EXPECT_LE(model.length(), model.capacity());
+      EXPECT_EQ(model.text().substr(0, 2), "ab");
+    }
+    EXPECT_GE(logic.units().size(), 3U);
+  }
+}
+
+TEST_F(DuplexLogicTest, TheLimitOfAnAnswerCanChange) {
+  DuplexLogic& logic = start();
+  logic.set_max_new_speak_tokens(3);
+  EXPECT_EQ(unit({"<|speak|>", "a", "b", "c"}).text, "a");
+  EXPECT_THROW(logic.set_max_new_speak_tokens(0), Error);
+  logic.prefill({{}, kAudio, {}});
+  logic.set_max_new_speak_tokens(5000);
+  EXPECT_THROW(logic.generate(), Error);
+  logic.set_max_new_speak_tokens(20);
+  model.script = {"b", "<|chunk_eos|>"};
+  logic.generate();
+  EXPECT_FALSE(logic.units().empty());
+}
+
 TEST_F(DuplexLogicTest, BasicWindowDropsTheOldestUnits) {
   DuplexOptions options;
   options.sliding_window_mode = WindowMode::basic;

@@ -85,6 +85,31 @@ TEST(SpeechStream, UnitsOfATurn) {
   EXPECT_EQ(stream->position(), 0);
 }
 
+TEST(SpeechStream, ACopyGoesOnByItself) {
+  const auto model = small_model();
+  const auto stream = model->stream({.seed = 3});
+  speak(*stream, Text(4), false);
+  stream->push(Text(3).ids, Text(3).hidden, false);
+  std::vector<int32_t> expected;
+  std::unique_ptr<SpeechStream> copy;
+  {
+    const auto snapshot = stream->clone();  // in the middle of a unit that waits
+    stream->next(expected);
+    const std::vector<int32_t> more = speak(*stream, Text(2), true);
+    expected.insert(expected.end(), more.begin(), more.end());
+    copy = snapshot->clone();
+    snapshot->reset();
+  }
+  std::vector<int32_t> again;
+  copy->next(again);
+  const std::vector<int32_t> more = speak(*copy, Text(2), true);
+  again.insert(again.end(), more.begin(), more.end());
+  EXPECT_EQ(again, expected);
+  copy->reset();
+  stream->reset();
+  EXPECT_EQ(speak(*copy, Text(4), false), speak(*stream, Text(4), false));
+}
+
 TEST(SpeechStream, OutlivesItsModel) {
   const auto stream = small_model()->stream({.mode = SpeechMode::chat, .max_tokens = 60});
   EXPECT_GE(speak(*stream, Text(3), true).size(), 50U);

@@ -20,7 +20,7 @@ inline std::shared_ptr<const Voice> tiny_voice() {
   return voice;
 }
 
-inline std::shared_ptr<Token2Wav> tiny_token2wav() {
+inline std::shared_ptr<Token2Wav> tiny_token2wav(const char* vocoder = "auto") {
   const SyntheticToken2Wav sizes{.width = 64,
                                  .head_dim = 32,
                                  .ffn_width = 64,
@@ -28,7 +28,7 @@ inline std::shared_ptr<Token2Wav> tiny_token2wav() {
                                  .n_up_layers = 1,
                                  .n_blocks = 1,
                                  .channels = 16};
-  return Token2Wav::synthetic(sizes, {.device = {.n_threads = 1}});
+  return Token2Wav::synthetic(sizes, {.vocoder = vocoder, .device = {.n_threads = 1}});
 }
 
 inline DuplexNetworks tiny_networks() {

@@ -126,8 +126,17 @@ class OMNI_API DuplexLogic {
   const std::vector<int32_t>& previous() const;  // marker and text kept of dropped units
   const DuplexOptions& options() const;
   void set_sampling(const DuplexSamplerOptions& sampling);
+  void set_max_new_speak_tokens(int count);
 
-  // The session as text, with [img_embed_64] and [audio_embed_10] for embeddings.
+  // What the session remembers beside the model's cache, random numbers included. restore() expects the cache
+  // as it was when save() was called.
+  class Snapshot;
+  std::shared_ptr<const Snapshot> save() const;
+  void restore(const Snapshot& snapshot);
+
+  // The session as text, with [img_embed_64] and [audio_embed_10] for embeddings: the parts of units, from
+  // <unit> to </unit>.
+  const std::vector<std::string>& unit_schemas() const;
   std::string schema() const;
 
  private:

@@ -67,11 +67,14 @@ class OMNI_API TokenWindows : public DuplexSound {
   bool set_steps(int steps) override;
   int steps() const override;
 
+  // A copy with a state of its own.
+  std::unique_ptr<TokenWindows> clone() const;
   // Tokens that wait for the next unit.
   std::span<const int32_t> buffered() const;
 
  private:
   struct Impl;
+  explicit TokenWindows(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -126,6 +126,8 @@ class OMNI_API SpeechStream {
 
   // Forgets everything; the stream is as it was made, random numbers included.
   void reset();
+  // A copy with a state of its own.
+  std::unique_ptr<SpeechStream> clone() const;
 
   const SpeechStreamOptions& options() const;
   int64_t position() const;  // of the next row in this turn (text_start_pos); 0 between turns

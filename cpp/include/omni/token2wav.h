@@ -89,6 +89,8 @@ class OMNI_API Token2WavStream {
   void window(std::span<const int32_t> tokens, bool last, std::vector<float>& wave);
   // Forgets the turn so far. The voice stays.
   void reset();
+  // A copy with a state of its own.
+  std::unique_ptr<Token2WavStream> clone() const;
 
   // Tokens that wait for their look-ahead.
   int64_t buffered() const;

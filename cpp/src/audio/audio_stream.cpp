@@ -148,10 +148,7 @@ std::unique_ptr<AudioStream> AudioStream::clone() const {
   copy->mel = s.mel;
   copy->length = s.length;
   const std::lock_guard lock(s.executor->mutex());
-  for (size_t i = 0; i < s.cache.k.size(); ++i) {
-    ggml_backend_tensor_copy(s.cache.k[i], copy->cache.k[i]);
-    ggml_backend_tensor_copy(s.cache.v[i], copy->cache.v[i]);
-  }
+  copy_tensors(*s.context, *copy->context);
   return std::unique_ptr<AudioStream>(new AudioStream(std::move(copy)));
 }
 

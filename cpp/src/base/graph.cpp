@@ -102,4 +102,15 @@ void Executor::get_bytes(const ggml_tensor* output, void* data, size_t offset, s
   ggml_backend_tensor_get(output, data, offset, size);
 }
 
+void copy_tensors(ggml_context& from, ggml_context& to) {
+  ggml_tensor* target = ggml_get_first_tensor(&to);
+  for (ggml_tensor* source = ggml_get_first_tensor(&from); source != nullptr;
+       source = ggml_get_next_tensor(&from, source)) {
+    require(target != nullptr && source->type == target->type && ggml_are_same_shape(source, target),
+            ErrorCode::internal, "states of different layouts can't be copied");
+    ggml_backend_tensor_copy(source, target);
+    target = ggml_get_next_tensor(&to, target);
+  }
+}
+
 }  // namespace omni

@@ -102,6 +102,10 @@ class Executor {
   std::mutex mutex_;
 };
 
+// Copies all values from the tensors of one context to those of another with the same layout: the state of a
+// stream.
+void copy_tensors(ggml_context& from, ggml_context& to);
+
 // What tells graphs of one network apart: token counts, cache lengths, switches.
 using GraphKey = std::array<int64_t, 4>;
 

@@ -126,6 +126,13 @@ void KvCache::State::move(int64_t first, int64_t count, int64_t target, int64_t 
   }
 }
 
+void KvCache::State::copy_from(const State& other) {
+  const std::lock_guard lock(executor->mutex());
+  copy_tensors(*other.context, *context);
+  length = other.length;
+  written = other.written;
+}
+
 std::vector<float> KvCache::State::read(const ggml_tensor* tensor, int64_t first, int64_t count) const {
   require(first >= 0 && count >= 0 && first + count <= length, ErrorCode::invalid_argument, "rows ", first,
           " to ", first + count, " are not all in the cache of ", length);
@@ -191,13 +198,7 @@ void KvCache::move(int64_t first, int64_t count, int64_t target) {
 std::unique_ptr<KvCache> KvCache::clone() const {
   const State& s = *state_;
   auto copy = std::make_unique<State>(s.owner, s.decoder, s.executor, s.type, s.capacity);
-  const std::lock_guard lock(s.executor->mutex());
-  for (size_t i = 0; i < s.tensors.k.size(); ++i) {
-    ggml_backend_tensor_copy(s.tensors.k[i], copy->tensors.k[i]);
-    ggml_backend_tensor_copy(s.tensors.v[i], copy->tensors.v[i]);
-  }
-  copy->length = s.length;
-  copy->written = s.written;
+  copy->copy_from(s);
   return std::unique_ptr<KvCache>(new KvCache(std::move(copy)));
 }
 

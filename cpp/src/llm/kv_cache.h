@@ -41,6 +41,8 @@ struct KvCache::State {
   // Moves `count` rows from `first` to `target`, in blocks, in the order that never overwrites an unread row,
   // and turns the key of the i-th of them by turn + i * stretch positions.
   void move(int64_t first, int64_t count, int64_t target, int64_t turn, int64_t stretch = 0);
+  // Takes over the rows of a cache made with the same arguments.
+  void copy_from(const State& other);
   std::vector<float> read(const ggml_tensor* tensor, int64_t first, int64_t count) const;
 
   std::shared_ptr<const void> owner;

@@ -59,22 +59,50 @@ const DuplexOptions& checked(const DuplexOptions& o) {
 
 }  // namespace
 
-struct DuplexLogic::Impl {
+namespace {
+
+// A unit between its prefill and its end.
+struct OpenUnit {
+  int64_t first_row = 0;
+  DuplexUnit unit;
+  std::vector<int32_t> end;  // terminator and </unit>, not fed yet
+  bool generated = false;
+};
+
+// What a session changes beside its window and the model's cache.
+struct DuplexProgress {
+  explicit DuplexProgress(DuplexSampler sampler_) : sampler(std::move(sampler_)) {}
+
+  DuplexSampler sampler;
+  std::vector<float> logits;  // of the next decision
+  bool has_logits = false;
+  bool turn_ended = true;  // true: silent, may listen
+  bool is_broken = false;
+  bool is_stopped = false;
+  int64_t calls = 0;  // of generate(), for force_listen_count
+  std::optional<OpenUnit> open;
+  std::vector<std::string> schema;  // one for each unit
+};
+
+}  // namespace
+
+class DuplexLogic::Snapshot {
+ public:
+  Snapshot(const DuplexProgress& progress_, const DuplexWindow::State& window_)
+      : progress(progress_), window(window_) {}
+
+  DuplexProgress progress;
+  DuplexWindow::State window;
+};
+
+struct DuplexLogic::Impl : DuplexProgress {
   Impl(SessionModel& model_, Tokenizer tokenizer_, const DuplexOptions& options_)
-      : model(model_),
+      : DuplexProgress({model_.n_vocab(), DuplexTokens::of(tokenizer_), sampling_of(options_)}),
+        model(model_),
         tokenizer(std::move(tokenizer_)),
         options(checked(options_)),
         protocol(tokenizer),
-        sampler(model.n_vocab(), DuplexTokens::of(tokenizer), sampling_of(options)),
         window(model, tokenizer, options) {}
-
-  // A unit between its prefill and its end.
-  struct OpenUnit {
-    int64_t first_row = 0;
-    DuplexUnit unit;
-    std::vector<int32_t> end;  // terminator and </unit>, not fed yet
-    bool generated = false;
-  };
 
   void append_ids(std::vector<float>& rows, std::span<const int32_t> ids) const {
     const size_t at = rows.size();
@@ -95,6 +123,7 @@ struct DuplexLogic::Impl {
     return model.forward(embeds, want_logits ? 0 : -1);
   }
 
+  int64_t room_for_answer() const { return options.max_new_speak_tokens_per_chunk + 2; }
   void close_unit();
   int32_t choose(bool force);
   bool too_long(const std::vector<int32_t>& spoken, int32_t id) const;
@@ -104,33 +133,23 @@ struct DuplexLogic::Impl {
   Tokenizer tokenizer;
   DuplexOptions options;
   Protocol protocol;
-  DuplexSampler sampler;
   DuplexWindow window;
-
   std::vector<float> embeds;  // rows on their way into the model
-  std::vector<float> logits;  // of the next decision
-  bool has_logits = false;
-  bool turn_ended = true;  // true: silent, may listen
-  bool is_broken = false;
-  bool is_stopped = false;
-  int64_t calls = 0;  // of generate(), for force_listen_count
-  std::optional<OpenUnit> open;
-  std::string schema;
 };
 
 // What prefill feeds, as text for schema().
 void DuplexLogic::Impl::write_input(const DuplexInput& input) {
   const auto text = [&](int32_t id) { return tokenizer.decode({&id, 1}); };
-  schema += text(protocol.unit);
+  std::string& unit = schema.emplace_back(text(protocol.unit));
   for (const auto& image : input.images) {
     for (size_t s = 0; s < image.size(); ++s) {
-      schema += text(s == 0 ? protocol.image : protocol.slice) +
-                str("[img_embed_", rows_of(image[s].size()), "]") +
-                text(s == 0 ? protocol.image_end : protocol.slice_end);
+      unit += text(s == 0 ? protocol.image : protocol.slice) +
+              str("[img_embed_", rows_of(image[s].size()), "]") +
+              text(s == 0 ? protocol.image_end : protocol.slice_end);
     }
   }
-  if (!input.audio.empty()) schema += str("[audio_embed_", rows_of(input.audio.size()), "]");
-  schema += tokenizer.decode(input.text_ids);
+  if (!input.audio.empty()) unit += str("[audio_embed_", rows_of(input.audio.size()), "]");
+  unit += tokenizer.decode(input.text_ids);
 }
 
 // The next token by the model, or listening if that is forced. An open turn must be finished before
@@ -153,7 +172,7 @@ void DuplexLogic::Impl::close_unit() {
   embeds.clear();
   append_ids(embeds, open->end);
   model.forward(embeds, -1);
-  schema += tokenizer.decode(open->end);
+  schema.back() += tokenizer.decode(open->end);
   open->unit.rows = model.length() - open->first_row;
   const bool listened = open->unit.is_listen;
   const int64_t rows = open->unit.rows;
@@ -218,9 +237,10 @@ void DuplexLogic::prefill(const DuplexInput& input) {
   s.append_ids(rows, input.text_ids);
   if (input.images.empty() && input.audio.empty()) decision = s.rows_of(rows.size()) - 1;
 
-  const int64_t first_row = s.model.length();
   // Room for the answer too, so that a unit is never left half done: its tokens, a closed turn and both ends.
-  const int64_t needed = s.rows_of(rows.size()) + s.options.max_new_speak_tokens_per_chunk + 2;
+  const int64_t needed = s.rows_of(rows.size()) + s.room_for_answer();
+  s.window.make_room(needed);
+  const int64_t first_row = s.model.length();
   require(needed <= s.model.capacity() - first_row, ErrorCode::context_full,
           "the context is full: ", first_row, " of ", s.model.capacity(),
           " positions are used and this unit may need ", needed,
@@ -228,7 +248,7 @@ void DuplexLogic::prefill(const DuplexInput& input) {
   const SessionModel::Output out = s.model.forward(rows, decision);
   s.logits.assign(out.logits.begin(), out.logits.end());
   s.has_logits = true;
-  s.open = Impl::OpenUnit{first_row, {}, {}, false};
+  s.open = OpenUnit{first_row, {}, {}, false};
   s.write_input(input);
 }
 
@@ -241,6 +261,9 @@ DuplexResult DuplexLogic::generate(bool force_listen) {
     return result;
   }
   if (!s.has_logits || !s.open || s.open->generated) return result;
+  require(s.room_for_answer() <= s.model.capacity() - s.model.length(), ErrorCode::context_full,
+          "the context of ", s.model.capacity(), " positions has no room for ",
+          s.options.max_new_speak_tokens_per_chunk, " tokens of an answer");
   s.has_logits = false;
   const bool force = force_listen || s.calls < s.options.force_listen_count;
   ++s.calls;
@@ -284,7 +307,7 @@ DuplexResult DuplexLogic::generate(bool force_listen) {
   } else {
     result.text = s.tokenizer.decode(result.spoken_ids, true);
   }
-  s.schema += s.tokenizer.decode(std::span(result.ids).first(result.ids.size() - 2));
+  s.schema.back() += s.tokenizer.decode(std::span(result.ids).first(result.ids.size() - 2));
   s.open->generated = true;
   s.open->unit.is_listen = result.is_listen;
   s.open->unit.spoken_ids = result.spoken_ids;
@@ -318,13 +341,31 @@ const std::vector<int32_t>& DuplexLogic::previous() const {
 const DuplexOptions& DuplexLogic::options() const {
   return impl_->options;
 }
-std::string DuplexLogic::schema() const {
+const std::vector<std::string>& DuplexLogic::unit_schemas() const {
   return impl_->schema;
+}
+std::string DuplexLogic::schema() const {
+  std::string all;
+  for (const std::string& unit : impl_->schema) all += unit;
+  return all;
 }
 
 void DuplexLogic::set_sampling(const DuplexSamplerOptions& sampling) {
   impl_->options.sampling = sampling;
   impl_->sampler.set_options(sampling_of(impl_->options));
+}
+void DuplexLogic::set_max_new_speak_tokens(int count) {
+  DuplexOptions changed = impl_->options;
+  changed.max_new_speak_tokens_per_chunk = count;
+  impl_->options = checked(changed);
+}
+
+std::shared_ptr<const DuplexLogic::Snapshot> DuplexLogic::save() const {
+  return std::make_shared<const Snapshot>(*impl_, impl_->window.state());
+}
+void DuplexLogic::restore(const Snapshot& snapshot) {
+  static_cast<DuplexProgress&>(*impl_) = snapshot.progress;
+  impl_->window.restore(snapshot.window);
 }
 
 }  // namespace omni

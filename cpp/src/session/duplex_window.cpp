@@ -9,19 +9,19 @@ DuplexWindow::DuplexWindow(SessionModel& model, const Tokenizer& tokenizer, cons
     : model_(model), tokenizer_(tokenizer), options_(options) {}
 
 void DuplexWindow::begin(int64_t prefix_rows, std::vector<int32_t> suffix, std::vector<int32_t> marker) {
-  prefix_rows_ = prefix_rows;
-  suffix_ = std::move(suffix);
-  marker_ = std::move(marker);
-  previous_.clear();
-  units_.clear();
+  state_.prefix_rows = prefix_rows;
+  state_.suffix = std::move(suffix);
+  state_.marker = std::move(marker);
+  state_.previous.clear();
+  state_.units.clear();
 }
 
 int64_t DuplexWindow::protected_rows() const {
-  return prefix_rows_ + static_cast<int64_t>(previous_.size() + suffix_.size());
+  return state_.prefix_rows + static_cast<int64_t>(state_.previous.size() + state_.suffix.size());
 }
 
 void DuplexWindow::add(DuplexUnit unit) {
-  units_.push_back(std::move(unit));
+  state_.units.push_back(std::move(unit));
 }
 
 void DuplexWindow::enforce() {
@@ -30,12 +30,22 @@ void DuplexWindow::enforce() {
       return;
     case WindowMode::basic:
       if (model_.length() <= options_.basic_window_high_tokens) return;
-      while (!units_.empty() && model_.length() > options_.basic_window_low_tokens) drop_oldest();
+      while (!state_.units.empty() && model_.length() > options_.basic_window_low_tokens) drop_oldest();
       return;
     case WindowMode::context:
-      while (static_cast<int64_t>(units_.size()) > options_.context_max_units) drop_oldest();
+      while (static_cast<int64_t>(state_.units.size()) > options_.context_max_units) drop_oldest();
       return;
   }
+}
+
+void DuplexWindow::make_room(int64_t rows) {
+  if (options_.sliding_window_mode == WindowMode::off || model_.length() + rows <= model_.capacity()) return;
+  int64_t low = model_.capacity() - rows;
+  // Down to where the mode would stop, so that not every unit has to.
+  if (options_.sliding_window_mode == WindowMode::basic) {
+    low = std::min(low, options_.basic_window_low_tokens);
+  }
+  while (!state_.units.empty() && model_.length() > low) drop_oldest();
 }
 
 bool DuplexWindow::remember(const DuplexUnit& unit) {
@@ -45,18 +55,18 @@ bool DuplexWindow::remember(const DuplexUnit& unit) {
     if (!tokenizer_.is_special(id)) said.push_back(id);
   }
   if (said.empty()) return false;
-  if (previous_.empty()) previous_ = marker_;
-  previous_.insert(previous_.end(), said.begin(), said.end());
-  const auto content = static_cast<int64_t>(previous_.size() - marker_.size());
+  if (state_.previous.empty()) state_.previous = state_.marker;
+  state_.previous.insert(state_.previous.end(), said.begin(), said.end());
+  const auto content = static_cast<int64_t>(state_.previous.size() - state_.marker.size());
   const int64_t excess = std::max<int64_t>(0, content - options_.context_previous_max_tokens);
-  const auto begin = previous_.begin() + static_cast<int64_t>(marker_.size());
-  previous_.erase(begin, begin + excess);
+  const auto begin = state_.previous.begin() + static_cast<int64_t>(state_.marker.size());
+  state_.previous.erase(begin, begin + excess);
   return true;
 }
 
 void DuplexWindow::drop_oldest() {
-  const DuplexUnit unit = std::move(units_.front());
-  units_.erase(units_.begin());
+  const DuplexUnit unit = std::move(state_.units.front());
+  state_.units.erase(state_.units.begin());
   const int64_t head = protected_rows();
   if (!remember(unit)) {
     model_.remove(head, unit.rows);
@@ -67,9 +77,9 @@ void DuplexWindow::drop_oldest() {
   const int64_t kept = model_.length() - head - unit.rows;
   const int64_t new_head = protected_rows();
   model_.move(head + unit.rows, kept, new_head);
-  model_.truncate(prefix_rows_);
-  std::vector<int32_t> ids = previous_;
-  ids.insert(ids.end(), suffix_.begin(), suffix_.end());
+  model_.truncate(state_.prefix_rows);
+  std::vector<int32_t> ids = state_.previous;
+  ids.insert(ids.end(), state_.suffix.begin(), state_.suffix.end());
   embeds_.resize(ids.size() * static_cast<size_t>(model_.width()));
   model_.embed(ids, embeds_);
   model_.forward(embeds_, -1);

@@ -19,24 +19,33 @@ class DuplexWindow {
   void add(DuplexUnit unit);
   // Drops units as the mode says.
   void enforce();
+  // Drops units, unless the mode is off, until `rows` more fit.
+  void make_room(int64_t rows);
 
-  const std::vector<DuplexUnit>& units() const { return units_; }
-  const std::vector<int32_t>& previous() const { return previous_; }
+  // What is remembered beside the model's cache.
+  struct State {
+    int64_t prefix_rows = 0;
+    std::vector<int32_t> suffix;
+    std::vector<int32_t> marker;
+    std::vector<int32_t> previous;
+    std::vector<DuplexUnit> units;
+  };
+  const State& state() const { return state_; }
+  void restore(const State& state) { state_ = state; }
+
+  const std::vector<DuplexUnit>& units() const { return state_.units; }
+  const std::vector<int32_t>& previous() const { return state_.previous; }
   int64_t protected_rows() const;
 
  private:
   void drop_oldest();
-  // Appends what the unit said to previous_; false if that changes nothing.
+  // Appends what the unit said to what was said before; false if that changes nothing.
   bool remember(const DuplexUnit& unit);
 
   SessionModel& model_;
   Tokenizer tokenizer_;
   const DuplexOptions& options_;
-  int64_t prefix_rows_ = 0;
-  std::vector<int32_t> suffix_;
-  std::vector<int32_t> marker_;
-  std::vector<int32_t> previous_;
-  std::vector<DuplexUnit> units_;
+  State state_;
   std::vector<float> embeds_;
 };
 

@@ -29,6 +29,21 @@ struct TokenWindows::Impl {
     fill();
   }
 
+  // A copy has the stream of its turn; others are prepared again when they are wanted.
+  Impl(const Impl& other)
+      : model(other.model),
+        voice(other.voice),
+        options(other.options),
+        look_ahead(other.look_ahead),
+        steps(other.steps),
+        in_turn(other.in_turn),
+        buffer(other.buffer) {
+    for (const auto& [n, s] : other.streams) {
+      if (s.get() == other.stream) stream = (streams[n] = s->clone()).get();
+    }
+  }
+  Impl& operator=(const Impl&) = delete;
+
   Token2WavStream& stream_of(int wanted) {
     auto& slot = streams[wanted];
     try {
@@ -70,7 +85,12 @@ struct TokenWindows::Impl {
 TokenWindows::TokenWindows(std::shared_ptr<Token2Wav> model, std::shared_ptr<const Voice> voice,
                            const DuplexSoundOptions& options)
     : impl_(std::make_unique<Impl>(std::move(model), std::move(voice), options)) {}
+TokenWindows::TokenWindows(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 TokenWindows::~TokenWindows() = default;
+
+std::unique_ptr<TokenWindows> TokenWindows::clone() const {
+  return std::unique_ptr<TokenWindows>(new TokenWindows(std::make_unique<Impl>(*impl_)));
+}
 
 void TokenWindows::render(std::span<const int32_t> tokens, bool starts_turn, bool end_of_turn,
                           std::vector<float>& wave) {

@@ -264,6 +264,16 @@ void SpeechStream::reset() {
   impl_->reset();
 }
 
+std::unique_ptr<SpeechStream> SpeechStream::clone() const {
+  Impl& s = *impl_;
+  const std::lock_guard lock(s.mutex);
+  auto copy = std::make_unique<Impl>(s.owner, s.model, s.options);
+  static_cast<SpeechProgress&>(*copy) = s;
+  copy->sampler = s.sampler;
+  copy->window.copy_from(s.window);
+  return std::unique_ptr<SpeechStream>(new SpeechStream(std::move(copy)));
+}
+
 std::unique_ptr<SpeechStream> SpeechModel::stream(const SpeechStreamOptions& options) {
   return std::unique_ptr<SpeechStream>(
       new SpeechStream(std::make_unique<SpeechStream::Impl>(shared_from_this(), *impl_, options)));

@@ -13,7 +13,19 @@
 
 namespace omni {
 
-struct SpeechStream::Impl {
+// What changes while a stream speaks, beside its window and its random numbers.
+struct SpeechProgress {
+  std::vector<float> conditions;  // [n, W], of text that waits for its block
+  bool unit_waits = false;        // duplex: a unit was pushed
+  bool last = false;              // the turn's text has ended
+  bool closed = false;            // the block that ends the turn has begun
+  bool speaking = false;          // inside a block
+  int tokens_in_block = 0;
+  int min_tokens = 0;          // of this block
+  std::vector<int32_t> ready;  // tokens that were not given yet
+};
+
+struct SpeechStream::Impl : SpeechProgress {
   Impl(std::shared_ptr<const SpeechModel> owner, const SpeechModel::Impl& model,
        const SpeechStreamOptions& options);
 
@@ -35,16 +47,8 @@ struct SpeechStream::Impl {
   SpeechSampler fresh_sampler;  // as made, for reset()
   SpeechWindow window;
 
-  std::vector<float> conditions;  // [n, W], of text that waits for its block
-  bool unit_waits = false;        // duplex: a unit was pushed
-  bool last = false;              // the turn's text has ended
-  bool closed = false;            // the block that ends the turn has begun
-  bool speaking = false;          // inside a block
-  int tokens_in_block = 0;
-  int min_tokens = 0;          // of this block
-  std::vector<int32_t> ready;  // tokens that were not given yet
-  std::vector<float> row;      // [W]
-  std::vector<float> logits;   // [n_codes]
+  std::vector<float> row;     // [W]
+  std::vector<float> logits;  // [n_codes]
 };
 
 }  // namespace omni

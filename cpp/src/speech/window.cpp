@@ -24,72 +24,78 @@ SpeechWindow::SpeechWindow(std::shared_ptr<const void> owner, const Decoder& dec
              attention == SpeechAttention::sliding_window ? sliding_rows + kMostTogether : n_ctx) {}
 
 void SpeechWindow::reset() {
-  next_row_ = 0;
-  position_ = 0;
-  first_block_ = 0;
-  first_done_ = false;
-  waiting_.clear();
-  current_.clear();
-  previous_.clear();
+  turn_.next_row = 0;
+  turn_.position = 0;
+  turn_.first_block = 0;
+  turn_.first_done = false;
+  turn_.waiting.clear();
+  turn_.current.clear();
+  turn_.previous.clear();
+}
+
+void SpeechWindow::copy_from(const SpeechWindow& other) {
+  cache_.copy_from(other.cache_);
+  turn_ = other.turn_;
 }
 
 int64_t SpeechWindow::first_seen() const {
   // Whatever is computed together sees the same rows.
-  return attention_ == SpeechAttention::sliding_window ? std::max<int64_t>(0, next_row_ - sliding_rows_) : 0;
+  return attention_ == SpeechAttention::sliding_window ? std::max<int64_t>(0, turn_.next_row - sliding_rows_)
+                                                       : 0;
 }
 
 void SpeechWindow::begin_block() {
-  if (current_.empty()) return;
-  if (!first_done_) first_block_ = rows_of(current_);
-  first_done_ = true;
-  std::swap(previous_, current_);
-  current_.clear();
+  if (turn_.current.empty()) return;
+  if (!turn_.first_done) turn_.first_block = rows_of(turn_.current);
+  turn_.first_done = true;
+  std::swap(turn_.previous, turn_.current);
+  turn_.current.clear();
   if (attention_ == SpeechAttention::sliding_recompute) restart_with_previous();
   if (attention_ == SpeechAttention::reindex) keep_first_and_previous();
 }
 
 void SpeechWindow::push(std::span<const float> rows) {
-  waiting_.insert(waiting_.end(), rows.begin(), rows.end());
-  current_.insert(current_.end(), rows.begin(), rows.end());
+  turn_.waiting.insert(turn_.waiting.end(), rows.begin(), rows.end());
+  turn_.current.insert(turn_.current.end(), rows.begin(), rows.end());
 }
 
 void SpeechWindow::skip_waiting() {
-  position_ += waiting_rows();
-  waiting_.clear();
+  turn_.position += waiting_rows();
+  turn_.waiting.clear();
 }
 
 void SpeechWindow::restart_with_previous() {
-  next_row_ = 0;
-  position_ = 0;
-  waiting_ = previous_;
+  turn_.next_row = 0;
+  turn_.position = 0;
+  turn_.waiting = turn_.previous;
 }
 
 void SpeechWindow::keep_first_and_previous() {
-  const int64_t kept = rows_of(previous_);
-  if (next_row_ <= first_block_ + kept) return;
-  const int64_t first = next_row_ - kept;
+  const int64_t kept = rows_of(turn_.previous);
+  if (turn_.next_row <= turn_.first_block + kept) return;
+  const int64_t first = turn_.next_row - kept;
   // The reference turns each further key by one position more, so that the kept block ends up stretched to
   // twice its length. Checkpoints that ask for this attention were run so.
-  cache_.move(first, kept, first_block_, first_block_ - first, 1);
-  next_row_ = first_block_ + kept;
-  position_ = next_row_;
+  cache_.move(first, kept, turn_.first_block, turn_.first_block - first, 1);
+  turn_.next_row = turn_.first_block + kept;
+  turn_.position = turn_.next_row;
 }
 
 void SpeechWindow::make_room() {
   const int64_t capacity = cache_.whole_rows();
   if (attention_ == SpeechAttention::sliding_window) return;  // old rows are written over
-  if (next_row_ + waiting_rows() <= capacity) return;
-  const bool with_previous = rows_of(previous_) + rows_of(current_) <= capacity;
-  const int64_t needed = rows_of(current_) + (with_previous ? rows_of(previous_) : 0);
+  if (turn_.next_row + waiting_rows() <= capacity) return;
+  const bool with_previous = rows_of(turn_.previous) + rows_of(turn_.current) <= capacity;
+  const int64_t needed = rows_of(turn_.current) + (with_previous ? rows_of(turn_.previous) : 0);
   require(needed <= capacity, ErrorCode::context_full, "the speech model's context of ", capacity,
           " positions can't hold a block of ", needed, "; use a larger n_ctx, or speak the text in parts");
   log(LogLevel::warning, str("the speech model's context of ", capacity,
                              " positions is full; it continues from its last two blocks of text"));
-  next_row_ = 0;
-  position_ = 0;
-  waiting_.clear();
-  if (with_previous) waiting_ = previous_;
-  waiting_.insert(waiting_.end(), current_.begin(), current_.end());
+  turn_.next_row = 0;
+  turn_.position = 0;
+  turn_.waiting.clear();
+  if (with_previous) turn_.waiting = turn_.previous;
+  turn_.waiting.insert(turn_.waiting.end(), turn_.current.begin(), turn_.current.end());
 }
 
 void SpeechWindow::compute(std::span<float> logits) {
@@ -104,14 +110,15 @@ void SpeechWindow::compute(std::span<float> logits) {
     const int64_t count = std::min(kBatch, n - start);
     const bool is_last = start + count == n;
     const auto last_row = static_cast<int32_t>(count - 1);
-    cache_.run(
-        {.row = next_row_, .position = position_, .first_seen = seen, .wraps = wraps},
-        std::span(waiting_).subspan(static_cast<size_t>(start) * width, static_cast<size_t>(count) * width),
-        std::span(&last_row, is_last ? 1 : 0), Hidden::rows, {}, is_last ? logits : std::span<float>());
-    next_row_ += count;
-    position_ += count;
+    cache_.run({.row = turn_.next_row, .position = turn_.position, .first_seen = seen, .wraps = wraps},
+               std::span(turn_.waiting)
+                   .subspan(static_cast<size_t>(start) * width, static_cast<size_t>(count) * width),
+               std::span(&last_row, is_last ? 1 : 0), Hidden::rows, {},
+               is_last ? logits : std::span<float>());
+    turn_.next_row += count;
+    turn_.position += count;
   }
-  waiting_.clear();
+  turn_.waiting.clear();
 }
 
 }  // namespace omni

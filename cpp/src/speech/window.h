@@ -27,13 +27,17 @@ class SpeechWindow {
   // The rows that wait will never be computed, but their positions are used up.
   void skip_waiting();
   void reset();
+  // Takes over the state of a window made with the same arguments.
+  void copy_from(const SpeechWindow& other);
 
-  int64_t position() const { return position_ + waiting_rows(); }  // of the next row
-  int64_t n_seen() const { return next_row_ - first_seen(); }      // computed rows that the next one will see
-  bool empty() const { return position() == 0 && current_.empty(); }
+  int64_t position() const { return turn_.position + waiting_rows(); }  // of the next row
+  int64_t n_seen() const {
+    return turn_.next_row - first_seen();
+  }  // computed rows that the next one will see
+  bool empty() const { return position() == 0 && turn_.current.empty(); }
 
  private:
-  int64_t waiting_rows() const { return rows_of(waiting_); }
+  int64_t waiting_rows() const { return rows_of(turn_.waiting); }
   int64_t rows_of(const std::vector<float>& values) const {
     return static_cast<int64_t>(values.size()) / decoder_.config().width;
   }
@@ -42,18 +46,22 @@ class SpeechWindow {
   void keep_first_and_previous();
   void make_room();
 
+  // What a turn changes beside the cache's rows.
+  struct Turn {
+    int64_t next_row = 0;         // rows of the cache in use; counts on where it wraps
+    int64_t position = 0;         // of the first waiting row
+    int64_t first_block = 0;      // rows of the turn's first block
+    bool first_done = false;      // the current block is not the first
+    std::vector<float> waiting;   // [n, width], pushed and not computed
+    std::vector<float> current;   // [n, width], the whole current block
+    std::vector<float> previous;  // [n, width], the whole block before
+  };
+
   const Decoder& decoder_;
   SpeechAttention attention_;
   int64_t sliding_rows_;
   KvCache::State cache_;
-
-  int64_t next_row_ = 0;         // rows of the cache in use; counts on where it wraps
-  int64_t position_ = 0;         // of the first waiting row
-  int64_t first_block_ = 0;      // rows of the turn's first block
-  bool first_done_ = false;      // the current block is not the first
-  std::vector<float> waiting_;   // [n, width], pushed and not computed
-  std::vector<float> current_;   // [n, width], the whole current block
-  std::vector<float> previous_;  // [n, width], the whole block before
+  Turn turn_;
 };
 
 }  // namespace omni

@@ -72,6 +72,8 @@ class FlowStream {
 
   // Back to the state after the prompt.
   void reset();
+  // Takes over the state of another stream of the same prompt.
+  void copy_from(const FlowStream& other);
 
   struct Result {
     std::vector<float> mu;   // [n_mels, frames]

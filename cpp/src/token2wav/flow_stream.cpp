@@ -59,6 +59,16 @@ void FlowStream::reset() {
   std::fill_n(used_.begin(), order_.size(), uint8_t{1});
 }
 
+void FlowStream::copy_from(const FlowStream& other) {
+  require(prompt_ == other.prompt_, ErrorCode::internal, "streams of different voices can't be copied");
+  const std::lock_guard lock(flow_->executor_->mutex());
+  copy_tensors(*other.encoder_.context, *encoder_.context);
+  copy_tensors(*other.dit_.context, *dit_.context);
+  encoder_.length = other.encoder_.length;
+  order_ = other.order_;
+  used_ = other.used_;
+}
+
 void FlowStream::push(std::span<const int32_t> ids, bool last, Result& result) {
   flow_->check_ids(ids);
   const auto n = static_cast<int64_t>(ids.size());

@@ -66,6 +66,7 @@ class Runner {
   }
 
   Vocoder& vocoder() const { return *vocoder_; }
+  const std::shared_ptr<Vocoder>& shared_vocoder() const { return vocoder_; }
 
  private:
   std::shared_ptr<Vocoder> vocoder_;
@@ -84,11 +85,22 @@ void analyse_whole(std::span<const float> source, std::vector<float>& columns) {
     analyse(sample, c, columns.data() + static_cast<size_t>(c + kLeft) * kColumn);
 }
 
+// What the original vocoder remembers between windows.
+struct OriginalState {
+  explicit OriginalState(Excitation excitation) : excitation_(std::move(excitation)) {}
+
+  Excitation excitation_;
+  bool started_ = false;
+  std::vector<float> mel_;          // frames of the window: the last ones of the window before come first
+  std::vector<float> source_tail_;  // excitation and sound of these
+  std::vector<float> wave_tail_;
+};
+
 // The original vocoder: overlapping windows, faded into each other.
-class OriginalStream : public VocoderStream {
+class OriginalStream : public VocoderStream, private OriginalState {
  public:
-  OriginalStream(std::shared_ptr<Vocoder> vocoder, const ExcitationOptions& options)
-      : excitation_(vocoder->net(), options), runner_(std::move(vocoder), nullptr) {}
+  OriginalStream(std::shared_ptr<Vocoder> vocoder, Excitation excitation)
+      : OriginalState(std::move(excitation)), runner_(std::move(vocoder), nullptr) {}
 
   void reset() override {
     excitation_.reset();
@@ -136,6 +148,12 @@ class OriginalStream : public VocoderStream {
     wave_tail_.assign(window_.end() - static_cast<std::ptrdiff_t>(tail), window_.end());
   }
 
+  std::unique_ptr<VocoderStream> clone() const override {
+    auto copy = std::make_unique<OriginalStream>(runner_.shared_vocoder(), excitation_);
+    static_cast<OriginalState&>(*copy) = *this;
+    return copy;
+  }
+
  private:
   // The reference fades with the halves of a Hamming window, whose sum is 1.08, not 1.
   void fade() {
@@ -149,23 +167,34 @@ class OriginalStream : public VocoderStream {
     }
   }
 
-  Excitation excitation_;
   Runner runner_;
   Istft istft_;
-  bool started_ = false;
-  std::vector<float> mel_;          // frames of the window: the last ones of the window before come first
-  std::vector<float> source_tail_;  // excitation and sound of these
-  std::vector<float> wave_tail_;
   std::vector<float> f0_, source_, columns_, spectrum_, window_;
 };
 
+// What the causal vocoder remembers beside its layers' caches.
+struct CausalState {
+  explicit CausalState(Excitation excitation) : excitation_(std::move(excitation)) {}
+
+  Excitation excitation_;
+  Istft istft_;
+  std::vector<float> mel_;     // received frames from first_mel_ on
+  std::vector<float> source_;  // excitation from sample first_source_ on
+  std::vector<float> ready_;   // sound from frame emitted_ on
+  int64_t first_mel_ = 0;
+  int64_t first_source_ = 0;
+  int64_t received_ = 0;  // frames so far: of mel, with excitation, with spectrum, given as sound
+  int64_t voiced_ = 0;
+  int64_t decoded_ = 0;
+  int64_t emitted_ = 0;
+  int64_t lead_ = 0;
+};
+
 // The causal vocoder: every layer goes on where it stopped.
-class CausalStream : public VocoderStream {
+class CausalStream : public VocoderStream, private CausalState {
  public:
-  CausalStream(const std::shared_ptr<Vocoder>& vocoder, const ExcitationOptions& options)
-      : cache_(vocoder->net().make_cache()),
-        excitation_(vocoder->net(), options),
-        runner_(vocoder, &cache_) {}
+  CausalStream(const std::shared_ptr<Vocoder>& vocoder, Excitation excitation)
+      : CausalState(std::move(excitation)), cache_(vocoder->net().make_cache()), runner_(vocoder, &cache_) {}
 
   void reset() override {
     cache_.clear();
@@ -200,6 +229,14 @@ class CausalStream : public VocoderStream {
     ready_.erase(ready_.begin(), ready_.begin() + n);
     emitted_ = frames;
     if (last) reset();
+  }
+
+  std::unique_ptr<VocoderStream> clone() const override {
+    auto copy = std::make_unique<CausalStream>(runner_.shared_vocoder(), excitation_);
+    static_cast<CausalState&>(*copy) = *this;
+    const std::lock_guard lock(runner_.vocoder().executor()->mutex());
+    copy_tensors(*cache_.context, *copy->cache_.context);
+    return copy;
   }
 
  private:
@@ -259,19 +296,7 @@ class CausalStream : public VocoderStream {
   }
 
   HiftCache cache_;
-  Excitation excitation_;
   Runner runner_;
-  Istft istft_;
-  std::vector<float> mel_;     // received frames from first_mel_ on
-  std::vector<float> source_;  // excitation from sample first_source_ on
-  std::vector<float> ready_;   // sound from frame emitted_ on
-  int64_t first_mel_ = 0;
-  int64_t first_source_ = 0;
-  int64_t received_ = 0;  // frames so far: of mel, with excitation, with spectrum, given as sound
-  int64_t voiced_ = 0;
-  int64_t decoded_ = 0;
-  int64_t emitted_ = 0;
-  int64_t lead_ = 0;
   std::vector<float> window_, f0_, columns_, spectrum_;
 };
 
@@ -282,8 +307,9 @@ Vocoder::Vocoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Executor>
     : executor_(std::move(executor)), net_(std::move(file), executor_->shared_device(), policy) {}
 
 std::unique_ptr<VocoderStream> Vocoder::stream(const ExcitationOptions& options) {
-  if (config().causal) return std::make_unique<CausalStream>(shared_from_this(), options);
-  return std::make_unique<OriginalStream>(shared_from_this(), options);
+  Excitation excitation(net_, options);
+  if (config().causal) return std::make_unique<CausalStream>(shared_from_this(), std::move(excitation));
+  return std::make_unique<OriginalStream>(shared_from_this(), std::move(excitation));
 }
 
 std::vector<float> Vocoder::whole(std::span<const float> mel, const ExcitationOptions& options,

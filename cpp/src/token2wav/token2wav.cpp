@@ -113,10 +113,11 @@ struct Token2Wav::Impl {
 
 struct Token2WavStream::State {
   State(std::shared_ptr<Token2Wav> owner, std::shared_ptr<Flow> networks,
-        std::shared_ptr<const FlowPrompt> prompt, std::unique_ptr<VocoderStream> sound, bool with_silence)
+        std::shared_ptr<const FlowPrompt> voice, std::unique_ptr<VocoderStream> sound, bool with_silence)
       : model(std::move(owner)),
         flow(std::move(networks)),
-        mel(flow, std::move(prompt)),
+        prompt(std::move(voice)),
+        mel(flow, prompt),
         vocoder(std::move(sound)),
         silence(with_silence) {
     fill();
@@ -152,6 +153,7 @@ struct Token2WavStream::State {
 
   std::shared_ptr<Token2Wav> model;  // keeps the weights alive
   std::shared_ptr<Flow> flow;
+  std::shared_ptr<const FlowPrompt> prompt;
   FlowStream mel;
   std::unique_ptr<VocoderStream> vocoder;
   bool silence;
@@ -192,6 +194,15 @@ void Token2WavStream::window(std::span<const int32_t> tokens, bool last, std::ve
 void Token2WavStream::reset() {
   state_->reset();
 }
+std::unique_ptr<Token2WavStream> Token2WavStream::clone() const {
+  const State& s = *state_;
+  auto copy = std::make_unique<State>(s.model, s.flow, s.prompt, s.vocoder->clone(), s.silence);
+  copy->mel.copy_from(s.mel);
+  copy->fresh = s.fresh;
+  copy->buffer = s.buffer;
+  return std::unique_ptr<Token2WavStream>(new Token2WavStream(std::move(copy)));
+}
+
 int64_t Token2WavStream::buffered() const {
   return static_cast<int64_t>(state_->buffer.size());
 }

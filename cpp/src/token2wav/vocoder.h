@@ -31,6 +31,8 @@ class VocoderStream {
   // utterance and gives everything that is left; the stream then starts anew.
   virtual void push(std::span<const float> mel, bool last, std::vector<float>& wave) = 0;
   virtual void reset() = 0;
+  // A copy with a state of its own.
+  virtual std::unique_ptr<VocoderStream> clone() const = 0;
 };
 
 // A vocoder's weights, shared by its streams.
