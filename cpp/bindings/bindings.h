@@ -34,6 +34,7 @@ py::array_t<T> to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape)
 
 void register_audio(py::module_& m);
 void register_bench(py::module_& m);
+void register_duplex_session(py::module_& m);
 void register_session(py::module_& m);
 void register_errors(py::module_& m);
 void register_gguf(py::module_& m);

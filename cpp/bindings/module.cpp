@@ -13,6 +13,7 @@ PYBIND11_MODULE(_ext, m) {
   omni::python::register_audio(m);
   omni::python::register_sampler(m);
   omni::python::register_session(m);
+  omni::python::register_duplex_session(m);
   omni::python::register_voice(m);
   omni::python::register_token2wav(m);
 }

@@ -23,6 +23,17 @@ from omni._ext import (
     list_devices,
 )
 from omni.audio_encoder import AudioEncoder, AudioStream
+from omni.duplex_events import (
+    AudioEvent,
+    DegradedEvent,
+    Event,
+    InputDroppedEvent,
+    StateEvent,
+    TextEvent,
+    TurnEndEvent,
+    UnitEvent,
+)
+from omni.duplex_session import AsyncDuplexSession, DuplexSession
 from omni.errors import (
     CancelledError,
     ContextFullError,
@@ -46,19 +57,25 @@ from omni.voice import Voice, VoiceEncoder
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncDuplexSession",
     "AudioEncoder",
+    "AudioEvent",
     "AudioStream",
     "Cache",
     "CancelledError",
     "ChatSampler",
     "ContextFullError",
+    "DegradedEvent",
     "Detokenizer",
     "DeviceError",
     "DeviceInfo",
     "DuplexSampler",
     "DuplexSamplerOptions",
+    "DuplexSession",
+    "Event",
     "FormatError",
     "Generation",
+    "InputDroppedEvent",
     "InvalidArgumentError",
     "LanguageModel",
     "MiniCPMO",
@@ -69,11 +86,15 @@ __all__ = [
     "SpeechModel",
     "SpeechSampler",
     "SpeechStream",
+    "StateEvent",
     "StreamingSampler",
+    "TextEvent",
     "TextStream",
     "Token2Wav",
     "Token2WavStream",
     "Tokenizer",
+    "TurnEndEvent",
+    "UnitEvent",
     "UnsupportedError",
     "VisionEncoder",
     "Vocabulary",

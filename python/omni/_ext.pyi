@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -716,6 +716,73 @@ class DuplexLogic:
 
 MIN_VOICE_SECONDS: float
 MAX_VOICE_SECONDS: float
+
+class DuplexStages: ...
+
+def duplex_stages(
+    *,
+    language_model: LanguageModel,
+    tokenizer: Tokenizer,
+    audio: AudioEncoder | None,
+    vision: VisionEncoder | None,
+    speech: SpeechModel | None,
+    token2wav: Token2Wav | None,
+    voice: Voice | None,
+    logic: DuplexOptions,
+    n_ctx: int,
+    greedy_speech: bool,
+    speech_temperature: float,
+    speech_penalty: float,
+    seed: int,
+    steps: int,
+    other_steps: Sequence[int],
+    sound_seed: int,
+    noise: NDArray[np.float32] | None,
+    excitation: bool,
+    flush_every_unit: bool,
+) -> DuplexStages: ...
+
+# Stages that follow a script of (speaks, text, ends the turn) instead of networks; `seconds` is what encoder,
+# language model, speech and sound take, `fails_stage` (0 to 3) throws in its call `fails_call`.
+def scripted_duplex_stages(
+    units: Sequence[tuple[bool, str, bool]],
+    *,
+    repeat: bool = False,
+    samples_per_unit: int = 24000,
+    seconds: Sequence[float] = (0, 0, 0, 0),
+    fails_stage: int = -1,
+    fails_call: int = 0,
+    has_speech: bool = True,
+) -> DuplexStages: ...
+
+class DuplexSession:
+    def __init__(
+        self,
+        stages: DuplexStages,
+        *,
+        prefix: str,
+        suffix: str,
+        reference: NDArray[np.float32] | None,
+        real_time: bool,
+        max_queued_units: int,
+        max_frames_per_unit: int,
+        max_slice_nums: int,
+    ) -> None: ...
+    def push_audio(self, samples: NDArray[np.float32]) -> None: ...
+    def push_frame(self, pixels: NDArray[np.uint8]) -> None: ...
+    def end_input(self) -> None: ...
+    def interrupt(self) -> None: ...
+    def close(self) -> None: ...
+    # Event type and fields; None: none in time; False: the end.
+    def poll(self, timeout: float) -> tuple[str, tuple[Any, ...]] | Literal[False] | None: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def is_speaking(self) -> bool: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def level(self) -> int: ...
 
 class Voice:
     def __init__(
