@@ -65,7 +65,7 @@ EncoderConfig EncoderConfig::read(const GgufFile& file) {
 
 Encoder::Encoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device,
                  const LinearPolicy& policy)
-    : config_(EncoderConfig::read(*file)), weights_(file, std::move(device)) {
+    : config_(EncoderConfig::read(*file)), weights_(std::move(file), std::move(device)) {
   const EncoderConfig& c = config_;
   conv1_ = load_convolution("encoder.conv1", c.bins);
   conv2_ = load_convolution("encoder.conv2", c.width);

@@ -99,6 +99,7 @@ RealFft::Work RealFft::make_work() const {
 template <int Radix>
 void RealFft::pass(const Complex* in, Complex* out, int radix, int length, int stride) const {
   const int groups = length / radix;
+  const auto root = [&](int64_t turn) { return half_roots_[static_cast<size_t>(turn)]; };
   for (int p = 0; p < groups; ++p) {
     for (int q = 0; q < stride; ++q) {
       const Complex* from = in + q + stride * p;
@@ -109,16 +110,15 @@ void RealFft::pass(const Complex* in, Complex* out, int radix, int length, int s
         butterfly(a);
         to[0] = a[0];
         for (int j = 1; j < Radix; ++j) {
-          to[stride * j] = a[static_cast<size_t>(j)] * half_roots_[static_cast<size_t>(p * j * stride)];
+          to[stride * j] = a[static_cast<size_t>(j)] * root(int64_t{p} * j * stride);
         }
       } else {
         for (int j = 0; j < radix; ++j) {
           Complex sum = from[0];
           for (int k = 1; k < radix; ++k) {
-            const int turn = static_cast<int>(int64_t{j} * k % radix) * (half_ / radix);
-            sum = sum + from[stride * groups * k] * half_roots_[static_cast<size_t>(turn)];
+            sum = sum + from[stride * groups * k] * root(int64_t{j} * k % radix * (half_ / radix));
           }
-          to[stride * j] = sum * half_roots_[static_cast<size_t>(p * j * stride)];
+          to[stride * j] = sum * root(int64_t{p} * j * stride);
         }
       }
     }
@@ -156,8 +156,8 @@ void RealFft::half_transform(std::span<const double> x, Work& work) const {
 
 // The real transform out of the half-length one, whose points are even + j odd samples.
 Complex RealFft::bin(const Work& work, int k) const {
-  const Complex z = work.a[static_cast<size_t>(k % half_)];
-  const Complex mirrored = conj(work.a[static_cast<size_t>((half_ - k) % half_)]);
+  const Complex z = work.a[static_cast<size_t>(k == half_ ? 0 : k)];
+  const Complex mirrored = conj(work.a[static_cast<size_t>(k == 0 ? 0 : half_ - k)]);
   const Complex odd = times_minus_j(z - mirrored) * roots_[static_cast<size_t>(k)];
   return 0.5 * (z + mirrored + odd);
 }

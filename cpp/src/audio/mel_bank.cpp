@@ -67,9 +67,10 @@ MelBank::MelBank(std::span<const float> filters, int frequencies) {
 
 double MelBank::sum(int band, std::span<const double> spectrum) const {
   const Band& b = bands_[static_cast<size_t>(band)];
+  const auto first = static_cast<size_t>(b.first);
   double sum = 0;
-  for (int k = 0; k < b.count; ++k) {
-    sum += weights_[b.offset + static_cast<size_t>(k)] * spectrum[static_cast<size_t>(b.first + k)];
+  for (size_t k = 0; k < static_cast<size_t>(b.count); ++k) {
+    sum += weights_[b.offset + k] * spectrum[first + k];
   }
   return sum;
 }

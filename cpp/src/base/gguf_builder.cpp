@@ -93,7 +93,7 @@ GgufBuilder::Layout GgufBuilder::lay_out() const {
   return layout;
 }
 
-std::shared_ptr<const GgufFile> GgufBuilder::finish(Layout layout, const std::string& name) {
+std::shared_ptr<const GgufFile> GgufBuilder::finish(const Layout& layout, const std::string& name) {
   // The file and its bytes share one life.
   struct Holder {
     std::shared_ptr<uint8_t> bytes;

@@ -22,10 +22,10 @@ class GgufBuilder {
   // Lays the file out and calls `fill(tensor, data)` for each tensor. Throws Error(out_of_memory).
   template <typename Fill>
   std::shared_ptr<const GgufFile> build(const std::string& name, Fill&& fill) const {
-    Layout layout = lay_out();
+    const Layout layout = lay_out();
     const GgufFile file(std::span<const uint8_t>(layout.bytes.get(), layout.size), name);
     for (const GgufTensor& t : file.tensors()) fill(t, layout.bytes.get() + t.offset);
-    return finish(std::move(layout), name);
+    return finish(layout, name);
   }
 
  private:
@@ -40,7 +40,7 @@ class GgufBuilder {
   };
 
   Layout lay_out() const;
-  static std::shared_ptr<const GgufFile> finish(Layout layout, const std::string& name);
+  static std::shared_ptr<const GgufFile> finish(const Layout& layout, const std::string& name);
   void key(const std::string& name, uint32_t type);
 
   uint64_t n_keys_ = 0;

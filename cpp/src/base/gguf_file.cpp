@@ -72,7 +72,7 @@ bool load_integer(uint32_t type, const uint8_t* at, int64_t& out) {
       out = load<uint8_t>(at);
       return true;
     case kI8:
-      out = load<int8_t>(at);
+      out = load<int8_t>(at);  // NOLINT(bugprone-signed-char-misuse): a number
       return true;
     case kU16:
       out = load<uint16_t>(at);

@@ -19,8 +19,8 @@ void RandomWeights::operator()(const GgufTensor& t, uint8_t* data) {
   const int64_t rows = rows_ == 0 || t.n_dims > 2 ? all : std::min(rows_, all);
   values_.resize(static_cast<size_t>(rows * t.ne[0]));
   // A kernel of a convolution has several dimensions that are summed over.
-  const float scale =
-      1.0F / std::sqrt(static_cast<float>(t.elements() / t.ne[static_cast<size_t>(t.n_dims) - 1]));
+  const int64_t summed = t.elements() / t.ne[static_cast<size_t>(t.n_dims) - 1];
+  const float scale = 1.0F / std::sqrt(static_cast<float>(summed));
   for (float& v : values_) v = scale * random_.normal();
   const size_t block = ggml_row_size(t.type, t.ne[0]) * static_cast<size_t>(rows);
   if (t.type == GGML_TYPE_F32) {

@@ -209,6 +209,7 @@ double best_rate(int n_threads, double seconds, const Body& body) {
     std::vector<double> work(static_cast<size_t>(n_threads), 0.0);
     const Clock::time_point round = Clock::now();
     std::vector<std::thread> threads;
+    threads.reserve(work.size());
     for (int i = 0; i < n_threads; ++i) {
       threads.emplace_back([&, i] {
         while (seconds_since(round) < 0.01) work[static_cast<size_t>(i)] += body(i);

@@ -119,11 +119,10 @@ void Decoder::remember(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor
 }
 
 ggml_tensor* Decoder::attend(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor* k_cache,
-                             ggml_tensor* v_cache, const DecoderTensors& t) const {
+                             ggml_tensor* v_cache, int64_t n_kv, const DecoderTensors& t) const {
   ggml_context* ctx = g.ctx();
   const DecoderConfig& c = config_;
   const int64_t n = x->ne[1];
-  const int64_t n_kv = t.mask->ne[0];
   ggml_tensor* q = heads(ctx, linear(ctx, layer.q, x), layer.q_norm, t.positions);
   q = ggml_permute(ctx, q, 0, 2, 1, 3);  // [head_dim, n, heads]
   // The cache as [head_dim, n_kv, kv heads], without a copy.
@@ -158,7 +157,7 @@ DecoderTensors Decoder::build(Graph& g, const KvTensors& kv, int64_t n, int64_t 
     ggml_tensor* h = norm(ctx, x, layer.attn_norm);
     remember(g, layer, h, kv.k[i], kv.v[i], t);
     if (last && write_only) return t;
-    ggml_tensor* a = attend(g, layer, h, kv.k[i], kv.v[i], t);
+    ggml_tensor* a = attend(g, layer, h, kv.k[i], kv.v[i], n_kv, t);
     // Of the last layer only the wanted rows go on.
     if (last && !all && t.rows != nullptr) {
       a = ggml_get_rows(ctx, a, t.rows);

@@ -100,9 +100,9 @@ class Decoder {
   // Writes the keys and values of x [width, n] into the cache.
   void remember(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor* k_cache, ggml_tensor* v_cache,
                 const DecoderTensors& t) const;
-  // Attention of x [width, n] to the cache: -> [n_heads * head_dim, n].
+  // Attention of x [width, n] to the first `n_kv` rows of the cache: -> [n_heads * head_dim, n].
   ggml_tensor* attend(Graph& g, const Layer& layer, ggml_tensor* x, ggml_tensor* k_cache,
-                      ggml_tensor* v_cache, const DecoderTensors& t) const;
+                      ggml_tensor* v_cache, int64_t n_kv, const DecoderTensors& t) const;
 
   DecoderConfig config_;
   Weights weights_;
