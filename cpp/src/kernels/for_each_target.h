@@ -4,25 +4,14 @@
 //   #include "kernels/for_each_target.h"
 //   ... OMNI_BEST_TARGET(scale)(x, n);             // the one for the widest vectors that the processor has
 //
-// OMNI_HAS_TARGETS is defined where this works: compilers with vector types. On other machines than x86 there
-// is one target, with the build's own instruction set.
+// On other machines than x86 there is one target, with the build's own instruction set.
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(__GNUC__)
-#define OMNI_HAS_TARGETS 1
-#define OMNI_INLINE [[gnu::always_inline]] inline
+#include "kernels/target.h"
 
-#define OMNI_PRAGMA(text) _Pragma(#text)
-#if defined(__clang__)
-#define OMNI_BEGIN_TARGET(features) \
-  OMNI_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
-#define OMNI_END_TARGET OMNI_PRAGMA(clang attribute pop)
-#else
-#define OMNI_BEGIN_TARGET(features) OMNI_PRAGMA(GCC push_options) OMNI_PRAGMA(GCC target(features))
-#define OMNI_END_TARGET OMNI_PRAGMA(GCC pop_options)
-#endif
+#if defined(OMNI_HAS_TARGETS)
 
 #if defined(__x86_64__)
 
@@ -65,4 +54,4 @@ namespace {
 }  // namespace omni::lanes4
 #undef OMNI_LANES
 
-#endif  // __GNUC__
+#endif  // OMNI_HAS_TARGETS

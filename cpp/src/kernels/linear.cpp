@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/quantized_product.h"
+
 namespace omni {
 namespace {
 
@@ -75,7 +77,8 @@ ggml_tensor* load_matrix(Weights& weights, const std::string& name, int64_t in, 
   const GgufTensor& source = weights.file().tensor(name, {in, out});
   const Device& device = weights.device();
   const ggml_type type = held_type(device, source.type, in, policy.format);
-  ggml_backend_buffer_type_t repack = policy.repack ? repack_type(device, type, in, out) : nullptr;
+  const bool repacks = policy.repack && !keeps_quantized(device, type);
+  ggml_backend_buffer_type_t repack = repacks ? repack_type(device, type, in, out) : nullptr;
   if (repack == nullptr && type == source.type) return weights.tensor(name, {in, out});
   return weights.placed(name, {in, out}, type, repack);
 }
@@ -146,7 +149,8 @@ MatrixTotals total(std::span<const ggml_tensor* const> matrices) {
 }
 
 ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x) {
-  ggml_tensor* y = ggml_mul_mat(ctx, layer.weight, x);
+  ggml_tensor* y = quantized_product(ctx, layer.weight, x);
+  if (y == nullptr) y = ggml_mul_mat(ctx, layer.weight, x);
   return layer.bias == nullptr ? y : ggml_add(ctx, y, layer.bias);
 }
 
