@@ -81,6 +81,14 @@ void register_gguf(py::module_& m) {
       .def(
           "describe", [](const GgufFile& f, const std::string& key) { return text(f.describe(key)); },
           py::arg("key"))
+      .def(
+          "texts",
+          [](const GgufFile& f, const std::string& key) {
+            py::list out;
+            for (const auto item : f.texts(key)) out.append(text(item));
+            return out;
+          },
+          py::arg("key"))
       .def("tensors", &tensor_list);
   m.def("quantize", &quantize, py::arg("values"), py::arg("type"), py::arg("n_threads") = 0);
   m.def("dequantize", &dequantize, py::arg("bytes"), py::arg("type"), py::arg("cols"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omni.command import run_command
 from omni.errors import InvalidArgumentError, OmniError
 from omni.messages import Sound, parse_messages
+from omni.model_files import PARTS
 from omni.options import MODEL_OPTIONS, add_options, device_of, model_of
 from omni.prompts import voice_prompt
 
@@ -163,8 +164,8 @@ def _parts(args: argparse.Namespace) -> set[str]:
     return {part for part, needed in wanted.items() if needed}
 
 
-def load_model(args: argparse.Namespace, parts: Collection[str] | None = None) -> MiniCPMO:
-    """Opens the language model and says on stderr what runs where. `parts` (None: all) will be used, too."""
+def load_model(args: argparse.Namespace, parts: Collection[str] = PARTS) -> MiniCPMO:
+    """Opens the language model and says on stderr what runs where. `parts` will be used, too."""
     from omni.minicpmo import MiniCPMO
 
     llm = model_of(args, parts).llm

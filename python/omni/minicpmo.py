@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from omni import _ext
 from omni.audio_encoder import AudioEncoder
-from omni.errors import FormatError, InvalidArgumentError, ModelFileError, UnsupportedError
+from omni.errors import InvalidArgumentError, ModelFileError, UnsupportedError
 from omni.fetch import Limits
 from omni.generation import (
     Generation,
@@ -33,6 +33,7 @@ from omni.generation import (
 from omni.hub import HubOptions
 from omni.language_model import LanguageModel
 from omni.messages import Message, parse_messages
+from omni.model_check import check_model_files
 from omni.model_files import ModelFiles, quantisation, resolve_model
 from omni.multimodal import Prompt, PromptOptions, build_prompt, splice
 from omni.prompts import system_prompt
@@ -133,7 +134,9 @@ class MiniCPMO:
         hub = HubOptions.taken_from(kwargs)
         _warn_unknown("from_pretrained", {key: kwargs[key] for key in kwargs if key not in _TORCH_ARGUMENTS})
         wanted = {"vision": init_vision, "audio": init_audio, "speech": init_tts}
-        files = resolve_model(model, quant, [part for part in wanted if wanted[part]], hub)
+        parts = [part for part in wanted if wanted[part]]
+        files = resolve_model(model, quant, parts, hub)
+        check_model_files(files, parts)
         self = cls(
             files,
             variant=variant,
@@ -157,14 +160,16 @@ class MiniCPMO:
     def init_vision(self) -> None:
         """Loads the picture encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
         if self.vision is None:
-            self.vision = VisionEncoder(self._part("vision"), **self._compute)
-            self._check_width("vision", self.vision.info.embed_width)
+            path = self._part("vision")
+            check_model_files(self.files, ["vision"])
+            self.vision = VisionEncoder(path, **self._compute)
 
     def init_audio(self) -> None:
         """Loads the sound encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
         if self.audio is None:
-            self.audio = AudioEncoder(self._part("audio"), **self._compute)
-            self._check_width("audio", self.audio.info.embed_width)
+            path = self._part("audio")
+            check_model_files(self.files, ["audio"])
+            self.audio = AudioEncoder(path, **self._compute)
 
     def init_tts(
         self,
@@ -230,13 +235,6 @@ class MiniCPMO:
             wanted = self.files.directory / name / f"*-{name}-*.gguf"
             raise ModelFileError(f"this needs the {name} encoder, and there is no {wanted}")
         return path
-
-    def _check_width(self, name: Literal["vision", "audio"], width: int) -> None:
-        if width != self.llm.info.width:
-            raise FormatError(
-                f"{self._part(name)} gives embeddings of width {width}; {self.files.llm} takes "
-                f"{self.llm.info.width}: the files belong to different models"
-            )
 
     def eval(self) -> MiniCPMO:
         """Does nothing: the model is always ready for inference."""

@@ -17,6 +17,8 @@ BASE_NAME = "MiniCPM-o-4_5"
 _SIDE_NETWORKS = ("vision", "audio", "tts")
 # token2wav/ is what some distributions call the last folder.
 TOKEN2WAV_FOLDERS = ("token2wav-gguf", "token2wav")
+# What a model has beside the language model; speech is its model, the projector, and token2wav.
+PARTS = ("vision", "audio", "speech")
 
 
 def llm_path(quant: str) -> str:
@@ -50,22 +52,22 @@ class ModelFiles:
 def resolve_model(
     model: str | os.PathLike[str],
     quant: str | None = None,
-    parts: Iterable[str] | None = None,
+    parts: Iterable[str] = PARTS,
     hub: HubOptions | None = None,
 ) -> ModelFiles:
     """Files of a model that is here, or of a hub's repository, downloaded if need be.
 
     `model`: as for `find_model_files()`, or "owner/name" or "owner/name:QUANT" if there is no such path.
-    `parts`: what is needed beside the language model, of `omni.hub.PARTS` (None: everything); only a
-    download heeds it. Raises as `find_model_files()` and `omni.hub.download_model()`.
+    `parts`: what is needed beside the language model, of `PARTS`; only a download heeds it. Raises as
+    `find_model_files()` and `omni.hub.download_model()`.
     """
-    from omni.hub import PARTS, download_model, is_repository
+    from omni.hub import download_model, is_repository
 
     name = os.fspath(model)
     if Path(name).exists() or not is_repository(name):
         return find_model_files(name, quant)
     try:
-        return find_model_files(download_model(name, quant, PARTS if parts is None else parts, hub))
+        return find_model_files(download_model(name, quant, parts, hub))
     except ModelFileError as error:
         raise ModelFileError(f"there is no {name} here, and {error}") from error
 

@@ -11,13 +11,11 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omni._ext import list_devices
 from omni.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from omni.model_files import ModelFiles
+from omni.model_files import PARTS, ModelFiles, find_model_files
 
 __all__ = ["MODEL_OPTIONS", "OPTIONS", "Option", "add_options", "as_markdown", "device_of", "model_of"]
 
@@ -282,15 +280,14 @@ def device_of(args: argparse.Namespace) -> str | None:
 
 def model_of(
     args: argparse.Namespace,
-    parts: Iterable[str] | None = None,
+    parts: Iterable[str] = PARTS,
     environ: Mapping[str, str] | None = None,
 ) -> ModelFiles:
     """The files of the model that `MODEL_OPTIONS` name, downloaded with these parts if it is a hub's.
 
-    `parts`: of `omni.hub.PARTS` (None: all). Raises InvalidArgumentError if no model is named, or two are.
+    `parts`: of `omni.model_files.PARTS`. Raises InvalidArgumentError if no model is named, or two are.
     """
-    from omni.hub import PARTS, HubOptions, download_model
-    from omni.model_files import find_model_files
+    from omni.hub import HubOptions, download_model
 
     environ = os.environ if environ is None else environ
     # A flag wins over a variable, of the other option, too.
@@ -306,7 +303,7 @@ def model_of(
     if named == ["model"]:
         return find_model_files(args.model, args.quant)
     hub = HubOptions(source=args.model_source, token=args.hf_token, offline=args.offline, file=args.hf_file)
-    return find_model_files(download_model(args.hf_repo, args.quant, PARTS if parts is None else parts, hub))
+    return find_model_files(download_model(args.hf_repo, args.quant, parts, hub))
 
 
 def _default(name: str, environ: Mapping[str, str]) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from omni import _ext
 from omni.errors import InvalidArgumentError, ModelFileError
+from omni.model_check import check_model_files
 from omni.speech_model import SpeechModel, SpeechStream
 from omni.token2wav import SAMPLE_RATE, Token2Wav, Token2WavStream
 from omni.voice import TOKENIZER_FILE, Voice
@@ -136,6 +137,7 @@ class Speaker:
         folder = files.token2wav if token2wav is None else Path(token2wav)
         if folder is None:
             raise ModelFileError(f"speech needs {files.directory / 'token2wav-gguf'}, which is not there")
+        check_model_files(replace(files, token2wav=folder), ["speech"])
         speech = SpeechModel(files.tts, files.projector, kv_type=kv_type, **compute)
         return cls(speech, Token2Wav(folder, **compute), folder)
 

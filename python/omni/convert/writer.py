@@ -48,7 +48,7 @@ def write_file(plan: FilePlan, source: TensorSource, out_dir: Path, progress: Pr
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_header(plan, part)
+        write_header(plan, part)
         with part.open("ab") as file:
             file.write(bytes(padded(file.tell()) - file.tell()))
             for tensor in plan.tensors:
@@ -118,7 +118,8 @@ def _float_blocks(tensor: TensorPlan, source: TensorSource) -> Iterator[Floats]:
         yield source.read(origin.name, first, min(first + step, rows))
 
 
-def _write_header(plan: FilePlan, path: Path) -> None:
+def write_header(plan: FilePlan, path: Path) -> None:
+    """Writes everything before the tensors' data, without the padding behind it."""
     import gguf
 
     architecture = next((str(k.value) for k in plan.metadata if k.name == "general.architecture"), "")

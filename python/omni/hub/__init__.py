@@ -18,9 +18,10 @@ from typing import Any, Literal, cast
 from omni.errors import InvalidArgumentError, ModelFileError
 from omni.hub.cache import Cache
 from omni.hub.http import Client, HubAnswerError
-from omni.hub.names import PARTS, choose_llm, is_repository, part_files, split_reference
+from omni.hub.names import choose_llm, is_repository, part_files, split_reference
 from omni.hub.remote import Listing, RemoteFile, repository
 from omni.hub.transfer import require_space, transfer
+from omni.model_files import PARTS
 
 __all__ = ["PARTS", "HubOptions", "download_model", "is_repository"]
 

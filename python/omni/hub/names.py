@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable
 
 from omni.errors import InvalidArgumentError, ModelFileError
-from omni.model_files import TOKEN2WAV_FOLDERS
+from omni.model_files import PARTS, TOKEN2WAV_FOLDERS
 
-# What may be left out; speech needs both its networks and token2wav.
-PARTS = ("vision", "audio", "speech")
 _FOLDERS = {"vision": ("vision",), "audio": ("audio",), "speech": ("tts", *TOKEN2WAV_FOLDERS)}
 _PREFERRED = "Q4_K_M"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
