@@ -127,7 +127,7 @@ def test_microphone_times_are_those_of_the_first_sample():
     start = listener.clock.time
     listener.hear(tone(1, 48000))
     expected = start + 0.02 * np.arange(len(listener.times))
-    np.testing.assert_allclose(listener.times, expected, atol=1e-3)
+    np.testing.assert_allclose(listener.times, expected, atol=1.5e-3)
 
 
 def test_microphone_counts_what_was_lost_and_keeps_time():
@@ -186,7 +186,10 @@ def test_microphone_falls_back_to_the_default():
     backend = FakeBackend([MIC, HEADSET])
     listener = Listener(backend, "headset")
     backend.present = [MIC]
-    listener.after(1.1)
+    listener.after(4.9)
+    assert listener.microphone.status == "ok"  # a device may need some seconds to wake up
+    listener.after(0.2)
+    assert listener.microphone.status == "lost"
     listener.after(0.05)
     assert (listener.microphone.status, backend.stream.device) == ("ok", MIC)
 
@@ -416,12 +419,12 @@ def test_loud_sound_is_clipped():
 
 
 def test_reference_is_what_was_played_when_the_microphone_heard_it():
-    """The loudspeaker's device is 250 ppm fast: in two minutes it runs away by 30 ms."""
+    """The loudspeaker's device is 200 ppm fast: in two minutes it runs away by 24 ms."""
     room = Room(start_ms=0)
     sound = np.random.default_rng(3).uniform(-0.5, 0.5, 24000 * 121).astype(np.float32)
     room.speaker.write(sound)
     start, blocks, calls = room.clock.time, [], 0
-    block = 0.02 / (1 + 250e-6)
+    block = 0.02 / (1 + 200e-6)
     for i in range(6000):
         while calls * block <= 0.02 * (i + 1):
             room.clock.time = start + calls * block
@@ -437,8 +440,8 @@ def test_reference_is_what_was_played_when_the_microphone_heard_it():
         start_at = n - 800
         scores = np.correlate(played[start_at : start_at + 4000 + 1600], window)
         lags.append((int(np.argmax(scores)) + start_at - n) / 16000)
-    # Positions in what was played run ahead of the common clock by 250 ppm; a block is handed over at once.
-    expected = [second * 250e-6 + 0.02 - 0.01 for second in (20, 60, 110)]
+    # Positions in what was played run ahead of the common clock by 200 ppm; a block is handed over at once.
+    expected = [second * 200e-6 + 0.02 - 0.01 for second in (20, 60, 110)]
     np.testing.assert_allclose(lags, expected, atol=1.5e-3)
 
 

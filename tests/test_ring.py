@@ -46,7 +46,7 @@ def test_ring_is_a_queue_of_bounded_length(capacity, channels, steps):
 
 
 def test_ring_between_two_threads():
-    ring, total = RingBuffer(64), 20000
+    ring, total = RingBuffer(64), 3000
 
     def write() -> None:
         sent = 0

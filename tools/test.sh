@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-system_packages="g++ cmake ninja-build clang clang-format clang-tidy libgtest-dev"
+system_packages="g++ cmake ninja-build clang clang-format clang-tidy libgtest-dev pulseaudio libasound2-plugins libportaudio2 espeak-ng"
 if [ "${1:-}" = packages ]; then
   echo "$system_packages"
   exit 0

@@ -26,6 +26,7 @@ _PORTAUDIO_ADVICE = (
 # Where one device is listed by several systems, the one that comes first here is taken.
 _HOST_API_ORDER = ("Windows WASAPI", "Core Audio", "ALSA", "JACK Audio Connection Kit", "Windows DirectSound")
 _CLOSE_SECONDS = 3.0
+_LATENCY_BLOCKS = 4  # of buffer in the system: a callback may come late while the networks run
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class PortAudio:
                 samplerate=device.rate,
                 blocksize=block,
                 dtype="float32",
-                latency="low",
+                latency=_LATENCY_BLOCKS * block / device.rate,
                 callback=call,
             )
             try:

@@ -26,6 +26,7 @@ StatusCallback: TypeAlias = Callable[[str, str], None]
 _log = logging.getLogger("omni.devices")
 
 STALL_SECONDS = 1.0  # without a callback: the device is lost
+START_SECONDS = 5.0  # the same in a stream's first second: a device may have to wake up
 _ROUND_SECONDS = 0.01
 _FIRST_RETRY, _LAST_RETRY = 1.0, 16.0
 _SILENCE_DB = -100.0
@@ -202,7 +203,8 @@ class Line(ABC):
         stream = self._stream
         if stream is None:
             return
-        stalled = now - self._called > STALL_SECONDS
+        settled = self.clock.frames >= self.device.rate
+        stalled = now - self._called > (STALL_SECONDS if settled else START_SECONDS)
         if stream.active and not stalled:
             return
         self._stream = None

@@ -117,6 +117,7 @@ class StreamClock:
     """
 
     _FAST, _SLOW = 0.5, 0.02  # Hz, the loop's bandwidth: it settles fast and then becomes steady
+    _SETTLED = 10.0  # seconds; before, one late callback would say more about the rate than there is to know
     _RESTART = 0.25  # seconds off: the stream stopped in between
     _MAX_DEVIATION = 0.005  # of the nominal rate
 
@@ -142,7 +143,8 @@ class StreamClock:
         elapsed = (count + frames - self._since) * self._period
         bandwidth = min(max(self._SLOW, self._FAST / elapsed), self._FAST)
         omega = 2 * math.pi * bandwidth * frames * self._period
-        period += omega * omega * error / max(frames, 1)
+        if elapsed > self._SETTLED:
+            period += omega * omega * error / max(frames, 1)
         span = self._period * self._MAX_DEVIATION
         period = min(max(period, self._period - span), self._period + span)
         self._state = (count + frames, expected + math.sqrt(2) * omega * error, period)

@@ -24,7 +24,9 @@ _FADE_SECONDS = 0.01
 _GAP_SECONDS = 1.0  # sound after a longer pause is a new turn, not the rest of one that ran dry
 _START_STEP_MS, _START_MAX_MS = 20, 250  # the head start grows so far with each underrun
 _REFERENCE_DELAY = 0.01  # seconds; sound is known to the reference so much after it was handed over
-_REFERENCE_JUMP = MODEL_RATE // 200  # samples; smaller errors are caught up one sample a block
+# An echo canceller bears a steady error better than corrections: up to 1 ms is left alone, above that a
+# sample is left out or repeated every quarter of a second (250 ppm), and only 10 ms are corrected at once.
+_REFERENCE_BAND, _REFERENCE_JUMP, _REFERENCE_PAUSE = MODEL_RATE // 1000, MODEL_RATE // 100, MODEL_RATE // 4
 
 
 class Speaker(Line):
@@ -96,6 +98,7 @@ class Speaker(Line):
             self._reference_resampler = Resampler(device.rate, MODEL_RATE)
             self._reference_taken = 0  # frames of the history that went through it
             self._reference_next: int | None = None  # position where the next block begins
+            self._reference_steady = 0  # samples since the last correction
 
     # ---- any thread ----
 
@@ -176,8 +179,7 @@ class Speaker(Line):
     def reference(self, time: float, n: int) -> NDArray[np.float32]:
         """What was handed to the device from a moment on, for an echo canceller; call it block after block.
 
-        The two devices' clocks differ; this follows the time of the microphone's blocks by leaving out or
-        repeating a sample now and then.
+        The clocks of two devices differ: this follows the time of the microphone's blocks.
 
         Args:
             time: seconds of the common clock, as a microphone gives them with its blocks.
@@ -194,8 +196,11 @@ class Speaker(Line):
             position = self._reference_next
             if position is None or abs(exact - position) > _REFERENCE_JUMP:
                 position = round(exact)
-            elif abs(exact - position) > 2:
+                self._reference_steady = 0
+            elif abs(exact - position) > _REFERENCE_BAND and self._reference_steady >= _REFERENCE_PAUSE:
                 position += 1 if exact > position else -1
+                self._reference_steady = 0
+            self._reference_steady += n
             self._reference_next = position + n
             return self._reference.read(position, n)
 

@@ -1,0 +1,1 @@
+"""The live conversation: microphone, file, camera or screen in; speaker or file out."""
