@@ -142,8 +142,14 @@ def test_image_placeholder() -> None:
     assert (
         image_placeholder(0, 2, 3) == f"<image_id>0</image_id>{picture}{piece * 2}\n{piece * 2}\n{piece * 2}"
     )
+    assert (
+        image_placeholder(None, 1, 1, 3)
+        == "<image>" + "<unk>" * 3 + "</image><slice>" + "<unk>" * 3 + "</slice>"
+    )
     with pytest.raises(omni.InvalidArgumentError, match="grid"):
         image_placeholder(0, -1, 2)
+    with pytest.raises(omni.InvalidArgumentError, match="embeddings"):
+        image_placeholder(0, embeddings=0)
 
 
 def test_ids_of_the_worked_examples() -> None:

@@ -49,11 +49,16 @@ void prefill(Duplex& duplex, const std::vector<std::vector<FloatArray>>& images,
   duplex.logic().prefill(input);
 }
 
-WindowMode window_mode(const std::string& name) {
-  if (name == "off") return WindowMode::off;
-  if (name == "basic") return WindowMode::basic;
-  if (name == "context") return WindowMode::context;
-  fail(ErrorCode::invalid_argument, "sliding_window_mode '", name, "' is none of off, basic, context");
+const char* name_of(WindowMode mode) {
+  switch (mode) {
+    case WindowMode::off:
+      return "off";
+    case WindowMode::basic:
+      return "basic";
+    case WindowMode::context:
+      return "context";
+  }
+  return "";
 }
 
 }  // namespace
@@ -61,11 +66,12 @@ WindowMode window_mode(const std::string& name) {
 void register_session(py::module_& m) {
   py::class_<DuplexOptions>(m, "DuplexOptions")
       .def(py::init<>())
+      .def_static("of_model", &DuplexOptions::of_model, py::arg("language_model_path"))
       .def_readwrite("max_new_speak_tokens_per_chunk", &DuplexOptions::max_new_speak_tokens_per_chunk)
       .def_readwrite("force_listen_count", &DuplexOptions::force_listen_count)
       .def_property(
-          "sliding_window_mode", nullptr,
-          [](DuplexOptions& o, const std::string& name) { o.sliding_window_mode = window_mode(name); })
+          "sliding_window_mode", [](const DuplexOptions& o) { return name_of(o.sliding_window_mode); },
+          [](DuplexOptions& o, const std::string& name) { o.sliding_window_mode = parse_window_mode(name); })
       .def_readwrite("basic_window_high_tokens", &DuplexOptions::basic_window_high_tokens)
       .def_readwrite("basic_window_low_tokens", &DuplexOptions::basic_window_low_tokens)
       .def_readwrite("context_previous_max_tokens", &DuplexOptions::context_previous_max_tokens)

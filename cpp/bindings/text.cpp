@@ -58,7 +58,8 @@ void bind_prompts(py::module_& m) {
       py::arg("messages"), py::kw_only(), py::arg("tools"), py::arg("add_generation_prompt"),
       py::arg("enable_thinking"), py::arg("use_tts_template"));
   m.def("image_placeholder", &image_placeholder, py::arg("id") = py::none(), py::arg("grid_columns") = 0,
-        py::arg("grid_rows") = 0, "What stands for a picture and the slices of its grid in a prompt.");
+        py::arg("grid_rows") = 0, py::arg("embeddings") = kImageRows,
+        "What stands for a picture and the slices of its grid in a prompt.");
   m.def("audio_rows", &audio_rows, py::arg("samples"),
         "Embedding rows of a clip of so many samples at 16 kHz.");
   m.def("audio_placeholder", &audio_placeholder, py::arg("samples"), py::arg("split") = false,

@@ -35,7 +35,7 @@ from omni.language_model import LanguageModel
 from omni.messages import Message, parse_messages
 from omni.model_check import check_model_files
 from omni.model_files import ModelFiles, quantisation, resolve_model
-from omni.multimodal import Prompt, PromptOptions, build_prompt, splice
+from omni.multimodal import Prompt, PromptOptions, build_prompt, image_rows, splice
 from omni.prompts import system_prompt
 from omni.simplex import SimplexSession, group_texts
 from omni.speaking import Recording, Speaker, SpeechOrder, TTSSamplingParams, VoiceOptions, spoken_span
@@ -385,9 +385,7 @@ class MiniCPMO:
             seed=seed,
         )
         if stream and config.num_beams > 1:
-            raise InvalidArgumentError(
-                "a beam search can't be streamed: num_beams must be 1 with stream=True"
-            )
+            raise InvalidArgumentError("a beam search can't be streamed: stream=True needs num_beams=1")
         options = PromptOptions(
             max_slice_nums=max_slice_nums,
             use_image_id=use_image_id,
@@ -397,6 +395,7 @@ class MiniCPMO:
             stream_input=stream_input,
             max_inp_length=max_inp_length,
             generation_prompt=not teacher_forcing,
+            image_rows=image_rows(self.vision),
         )
         if _is_batch(msgs):
             if stream or generate_audio:
@@ -534,7 +533,7 @@ class MiniCPMO:
         return embeds
 
     def _encode_picture(self, pixels: NDArray[np.uint8], max_slices: int) -> NDArray[np.float32]:
-        """Rows [k * 64, D]."""
+        """Rows [k * embeddings of a slice, D]."""
         if self.vision is None:
             self._part("vision")
             raise InvalidArgumentError("the model was loaded without the picture encoder: call init_vision()")

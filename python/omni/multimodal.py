@@ -13,12 +13,12 @@ from omni import _ext
 from omni.errors import InvalidArgumentError
 from omni.messages import Message, Picture, Sound
 from omni.prompts import apply_chat_template, audio_placeholder, image_placeholder
+from omni.vision_encoder import VisionEncoder
 
-__all__ = ["Prompt", "PromptOptions", "build_prompt", "flatten", "place_media", "splice"]
+__all__ = ["Prompt", "PromptOptions", "build_prompt", "flatten", "image_rows", "place_media", "splice"]
 
 DEFAULT_MAX_SLICES = 9
 _IMAGE, _AUDIO = "<image>./</image>", "<audio>./</audio>"
-_QUERIES = 64  # embeddings of an overview or slice
 _MIN_CLIP = 1600  # samples
 _Span = tuple[int, int]  # [first, end) in the prompt
 
@@ -35,6 +35,7 @@ class PromptOptions:
     stream_input: bool = False  # the same, and a clip's places come in groups of one second
     generation_prompt: bool = True
     max_inp_length: int = 8192  # token ids
+    image_rows: int = 64  # embeddings of an overview or slice: the vision encoder's queries
 
     @property
     def slices(self) -> int:
@@ -53,6 +54,11 @@ class Prompt:
     pictures: list[NDArray[np.uint8]]
     clips: list[list[NDArray[np.float32]]]  # for each message with sound
     options: PromptOptions
+
+
+def image_rows(vision: VisionEncoder | None) -> int:
+    """Embeddings of an overview or slice: as many as the model's encoder gives."""
+    return PromptOptions.image_rows if vision is None else vision.info.n_queries
 
 
 def _extend(clip: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -116,7 +122,7 @@ def place_media(
         )
     image_spans = _find_spans(tokenizer, ids, ("<image>", "<slice>"), ("</image>", "</slice>"))
     slices = sum(_slice_count(picture, options) for picture in pictures)
-    if len(image_spans) != slices or any(end - first != _QUERIES for first, end in image_spans):
+    if len(image_spans) != slices or any(end - first != options.image_rows for first, end in image_spans):
         raise InvalidArgumentError("a text of the messages holds <unk> between markers of a picture")
     audio_spans = _find_spans(tokenizer, ids, ("<|audio_start|>",), ("<|audio_end|>",))
     places = sum(sound.count("<unk>") for sound in sounds)
@@ -155,7 +161,8 @@ def _slice_count(picture: NDArray[np.uint8], options: PromptOptions) -> int:
 
 def _picture_places(number: int, picture: NDArray[np.uint8], options: PromptOptions) -> str:
     columns, rows = _grid(picture, options)
-    return image_placeholder(None if options.use_image_id is False else number, columns, rows)
+    shown = None if options.use_image_id is False else number
+    return image_placeholder(shown, columns, rows, options.image_rows)
 
 
 def _encode(tokenizer: _ext.Tokenizer, text: str) -> NDArray[np.int32]:

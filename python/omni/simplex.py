@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from omni import _ext
 from omni.errors import ContextFullError, InvalidArgumentError
 from omni.messages import Message, parse_messages
-from omni.multimodal import Prompt, PromptOptions, flatten, place_media, splice
+from omni.multimodal import Prompt, PromptOptions, flatten, image_rows, place_media, splice
 from omni.prompts import apply_chat_template, audio_rows
 
 if TYPE_CHECKING:
     from omni.audio_encoder import AudioEncoder, AudioStream
     from omni.fetch import Limits
     from omni.language_model import Cache, LanguageModel
+    from omni.vision_encoder import VisionEncoder
 
 __all__ = [
     "SimplexSession",
@@ -182,6 +183,7 @@ class Model(Protocol):
     """What a session needs of `omni.MiniCPMO`."""
 
     llm: LanguageModel
+    vision: VisionEncoder | None
     tokenizer: _ext.Tokenizer
     quirks: Any
     variant: Any
@@ -241,7 +243,12 @@ class SimplexSession:
     ) -> str:
         """Adds a message, or a piece of one; returns its text. See `MiniCPMO.streaming_prefill`."""
         message = self._parse(msgs, limits)
-        options = PromptOptions(max_slice_nums=max_slice_nums, use_image_id=False, omni_mode=omni_mode)
+        options = PromptOptions(
+            max_slice_nums=max_slice_nums,
+            use_image_id=False,
+            omni_mode=omni_mode,
+            image_rows=image_rows(self._model.vision),
+        )
         is_first = self._cache.length == 0
         opens_turn = message.role == "user" and self._opens_turn
         text = turn_text(

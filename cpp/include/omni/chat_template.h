@@ -37,12 +37,14 @@ struct ChatTemplateOptions {
 OMNI_API std::string apply_chat_template(std::span<const ChatMessage> messages,
                                          const ChatTemplateOptions& options = {});
 
-// Embedding rows for one picture or slice of it.
+// Embedding rows for one picture or slice of it, in the published model; VisionEncoderInfo::n_queries of
+// another.
 inline constexpr int kImageRows = 64;
 
 // What stands for a picture in a prompt, with `<unk>` for every embedding row. `id`: its number in the
 // prompt, if it is to be written. The grid of slices is 0 x 0 for a picture that isn't sliced.
-OMNI_API std::string image_placeholder(std::optional<int> id, int grid_columns = 0, int grid_rows = 0);
+OMNI_API std::string image_placeholder(std::optional<int> id, int grid_columns = 0, int grid_rows = 0,
+                                       int embeddings = kImageRows);
 // Embedding rows of a clip of so many samples at 16 kHz: 10 a second.
 OMNI_API int64_t audio_rows(int64_t samples);
 // What stands for a clip. With `split` in spans of at most 10 rows.

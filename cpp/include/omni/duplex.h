@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace omni {
@@ -63,7 +64,14 @@ struct DuplexOptions {
   // that ends its turn and then listens loses its text, listen options act on <|im_end|>.
   bool reference_quirks = false;
   DuplexSamplerOptions sampling;
+
+  // The defaults of a model: those above, but for what its language model file says about the window. A small
+  // model is made for a short context and states it. Throws Error(io) and Error(format).
+  static OMNI_API DuplexOptions of_model(const std::string& language_model_path);
 };
+
+// Mode by its name: off, basic, context. Throws Error(invalid_argument) for any other.
+OMNI_API WindowMode parse_window_mode(std::string_view name);
 
 // What is seen and heard in one unit, as rows of embeddings. Everything may be absent, but not all of it.
 struct DuplexInput {

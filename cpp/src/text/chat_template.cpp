@@ -128,15 +128,17 @@ std::string apply_chat_template(std::span<const ChatMessage> messages, const Cha
   return out;
 }
 
-std::string image_placeholder(std::optional<int> id, int grid_columns, int grid_rows) {
+std::string image_placeholder(std::optional<int> id, int grid_columns, int grid_rows, int embeddings) {
   require(grid_columns >= 0 && grid_rows >= 0 && grid_columns <= 64 && grid_rows <= 64,
           ErrorCode::invalid_argument, "a grid of ", grid_columns, " x ", grid_rows, " slices");
-  const std::string embeddings = rows(kImageRows);
+  require(embeddings >= 1 && embeddings <= 1 << 16, ErrorCode::invalid_argument, embeddings,
+          " embeddings for a picture");
+  const std::string places = rows(embeddings);
   std::string out = id ? str("<image_id>", *id, "</image_id>") : std::string();
-  out += "<image>" + embeddings + "</image>";
+  out += "<image>" + places + "</image>";
   for (int row = 0; row < grid_rows; ++row) {
     if (row > 0 && grid_columns > 0) out += '\n';
-    for (int column = 0; column < grid_columns; ++column) out += "<slice>" + embeddings + "</slice>";
+    for (int column = 0; column < grid_columns; ++column) out += "<slice>" + places + "</slice>";
   }
   return out;
 }

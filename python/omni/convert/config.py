@@ -40,6 +40,19 @@ class LlmSizes(Sizes):
 
 
 @dataclass(frozen=True)
+class WindowSizes(Sizes):
+    """How a full-duplex session's context is kept short; the defaults are those of the published API."""
+
+    basic_window_high_tokens: int = 8000
+    basic_window_low_tokens: int = 6000
+    context_previous_max_tokens: int = 500
+    context_max_units: int = 24
+
+
+WINDOW_MODES = ("off", "basic", "context")
+
+
+@dataclass(frozen=True)
 class SharedSizes(Sizes):
     """What the side networks take from the top of the config."""
 

@@ -22,7 +22,7 @@ from omni.convert.config import (
     read_sizes,
     section,
 )
-from omni.convert.llm import plan_llm
+from omni.convert.llm import plan_llm, window_metadata
 from omni.convert.plan import FilePlan, Source, check_sources
 from omni.convert.token2wav_assets import ASSETS, plan_published_token2wav, plan_token2wav
 from omni.convert.tokenizer import Tokenizer, load_tokenizer
@@ -143,11 +143,13 @@ def _check(inputs: _Inputs, part: str, plans: list[FilePlan]) -> None:
 
 
 def _plan_llm(inputs: _Inputs) -> list[FileJob]:
-    sizes = read_sizes(LlmSizes, inputs.config, str(inputs.directory / "config.json"))
+    where = str(inputs.directory / "config.json")
+    sizes = read_sizes(LlmSizes, inputs.config, where)
+    window = window_metadata(section(inputs.config, "duplex_config", where), where)
     quant = inputs.options.llm.upper()
     find_mix(quant)
     tokenizer = _tokenizer(inputs, sizes.vocab_size)
-    plan = plan_llm(sizes, quant, tokenizer, GENERAL_NAME, llm_path(quant))
+    plan = plan_llm(sizes, quant, tokenizer, GENERAL_NAME, llm_path(quant), window)
     _check(inputs, "llm", [plan])
     return [FileJob(plan, inputs.checkpoint)]
 

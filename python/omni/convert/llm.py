@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
-from omni.convert.config import LlmSizes
+from omni.convert import keys
+from omni.convert.config import WINDOW_MODES, LlmSizes, WindowSizes, read_sizes
 from omni.convert.plan import FilePlan, Key, Source, TensorPlan
 from omni.convert.tokenizer import Tokenizer
 from omni.convert.weight_types import Mix, block_size, find_mix
+from omni.errors import FormatError
 
 PREFIX = "llm."
 
@@ -27,8 +32,18 @@ _LAYER_NAMES = {
 }
 
 
-def plan_llm(sizes: LlmSizes, quant: str, tokenizer: Tokenizer | None, name: str, path: str) -> FilePlan:
-    """Plans the file. Without a tokenizer (a dry run from a config alone) its keys are left out."""
+def plan_llm(
+    sizes: LlmSizes,
+    quant: str,
+    tokenizer: Tokenizer | None,
+    name: str,
+    path: str,
+    more: Sequence[Key] = (),
+) -> FilePlan:
+    """Plans the file. Without a tokenizer (a dry run from a config alone) its keys are left out.
+
+    `more`: metadata beyond the official file's.
+    """
     mix = find_mix(quant)
     notes: list[str] = []
     tensors = [_tensor(gguf, PREFIX + hf, shape, sizes, mix, notes) for gguf, hf, shape in _names(sizes)]
@@ -54,7 +69,24 @@ def plan_llm(sizes: LlmSizes, quant: str, tokenizer: Tokenizer | None, name: str
     ]
     if tokenizer is not None:
         metadata += tokenizer.metadata() + tokenizer.omni_metadata()
+    metadata += more
     return FilePlan(path, metadata, tensors, notes=notes)
+
+
+def window_metadata(settings: dict[str, Any], where: str) -> list[Key]:
+    """What a checkpoint's `duplex_config` says about a session's context, where it is not as published."""
+    mode = settings.get("sliding_window_mode", WINDOW_MODES[0])
+    if mode not in WINDOW_MODES:
+        raise FormatError(f"{where}: sliding_window_mode can't be {mode!r}")
+    sizes = read_sizes(WindowSizes, settings, where)
+    if sizes.basic_window_low_tokens > sizes.basic_window_high_tokens:
+        raise FormatError(f"{where}: basic_window_low_tokens is above basic_window_high_tokens")
+    out = [Key(keys.DUPLEX_MODE, "str", mode)] if mode != WINDOW_MODES[0] else []
+    for entry in fields(sizes):
+        value = getattr(sizes, entry.name)
+        if value != entry.default:
+            out.append(Key(keys.DUPLEX_LIMITS + entry.name, "u32", value))
+    return out
 
 
 def _names(sizes: LlmSizes) -> list[tuple[str, str, tuple[int, ...]]]:
