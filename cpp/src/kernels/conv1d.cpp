@@ -3,6 +3,8 @@
 
 #include "omni/error.h"
 
+#include "kernels/panels.h"
+
 namespace omni {
 namespace {
 
@@ -31,6 +33,20 @@ ggml_tensor* unfold(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x, int64
   return ggml_reshape_3d(ctx, ggml_cont(ctx, rows), conv.kernel * in, n_out, x->ne[2]);
 }
 
+void check(const Conv1d& conv, const ggml_tensor* x) {
+  require(x->ne[1] > conv.reach() && x->ne[3] == 1 && x->ne[0] * conv.kernel == conv.taps.weight->ne[0],
+          ErrorCode::internal, "a convolution with kernel ", conv.kernel, " and dilation ", conv.dilation,
+          " can't take [", x->ne[0], ", ", x->ne[1], "]");
+}
+
+ggml_tensor* by_panels(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x,
+                       const panels::After& after = {}) {
+  const Linear& taps = conv.taps;
+  return panels::multiply(
+      ctx, {taps.weight, taps.bias, taps.outputs_in_panels, conv.kernel, conv.stride, conv.dilation}, x,
+      after);
+}
+
 }  // namespace
 
 Conv1d load_conv1d(Weights& weights, const std::string& name, int64_t kernel, int64_t in, int64_t out,
@@ -53,20 +69,29 @@ Conv1d load_conv1d(Weights& weights, const std::string& name, int64_t kernel, in
   conv.kernel = kernel;
   conv.stride = stride;
   conv.dilation = dilation;
-  conv.taps.weight =
-      load_computed_matrix(weights, name + ".taps", kernel * in, out, source.type, fill, policy);
-  conv.taps.bias = weights.f32(name + ".bias", {out});
+  LinearPolicy taps_policy = policy;
+  taps_policy.panels = policy.panels && in % 2 == 0 && kernel < 256 && stride < 256 && dilation < 256;
+  conv.taps = load_computed_linear(weights, name + ".taps", kernel * in, out, source.type, fill,
+                                   weights.f32(name + ".bias", {out}), taps_policy);
   return conv;
 }
 
 ggml_tensor* conv1d(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x) {
+  check(conv, x);
+  if (conv.taps.outputs_in_panels != 0) return by_panels(ctx, conv, x);
   const int64_t n_out = (x->ne[1] - conv.reach() - 1) / conv.stride + 1;
-  require(x->ne[1] > conv.reach() && x->nb[0] == sizeof(float) && x->ne[3] == 1 &&
-              x->ne[0] * conv.kernel == conv.taps.weight->ne[0],
-          ErrorCode::internal, "a convolution with kernel ", conv.kernel, " and dilation ", conv.dilation,
-          " can't take [", x->ne[0], ", ", x->ne[1], "]");
   const bool pointwise = conv.kernel == 1 && conv.stride == 1;
   return linear(ctx, conv.taps, pointwise ? x : unfold(ctx, conv, x, n_out));
+}
+
+ggml_tensor* conv1d_onto(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x, ggml_tensor* to,
+                         ggml_tensor* gate) {
+  if (conv.taps.outputs_in_panels != 0) {
+    check(conv, x);
+    return by_panels(ctx, conv, x, {.gate = gate, .residual = to});
+  }
+  ggml_tensor* y = conv1d(ctx, conv, x);
+  return ggml_add(ctx, to, gate == nullptr ? y : ggml_mul(ctx, y, gate));
 }
 
 }  // namespace omni

@@ -2,7 +2,7 @@
 //
 // Signals are [channels, time]: a window of consecutive frames is then one run of memory, so unfolding copies
 // whole rows, and what comes before and after a convolution (norms, gates, other products) needs no
-// transpose.
+// transpose. Taps that are held in panels (kernels/panels.h) read the signal where it is.
 #pragma once
 
 #include <string>
@@ -27,5 +27,9 @@ Conv1d load_conv1d(Weights& weights, const std::string& name, int64_t kernel, in
 
 // x [in, n, batch] -> [out, (n - reach - 1) / stride + 1, batch]; nothing is padded.
 ggml_tensor* conv1d(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x);
+
+// `to` + gate * conv1d(), with `gate` [out] or null.
+ggml_tensor* conv1d_onto(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x, ggml_tensor* to,
+                         ggml_tensor* gate);
 
 }  // namespace omni

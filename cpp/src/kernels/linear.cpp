@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/gelu.h"
+#include "kernels/panels.h"
 #include "kernels/quantized_product.h"
 
 namespace omni {
@@ -92,8 +94,74 @@ ggml_tensor* load_computed_matrix(Weights& weights, const std::string& name, int
   return weights.computed(name, {in, out}, std::move(fill), type, repack);
 }
 
+ggml_type Linear::input_type() const {
+  return outputs_in_panels != 0 ? panels::input_type() : GGML_TYPE_F32;
+}
+
+bool in_panels(const Device& device, ggml_type stored, int64_t in, const LinearPolicy& policy) {
+  const bool is_float = stored == GGML_TYPE_F32 || stored == GGML_TYPE_F16 || stored == GGML_TYPE_BF16;
+  const bool wanted = policy.format == WeightFormat::bf16 || policy.format == WeightFormat::automatic;
+  return policy.panels && wanted && is_float && in % 2 == 0 && panels::available(device);
+}
+
+Linear load_computed_linear(Weights& weights, const std::string& name, int64_t in, int64_t out,
+                            ggml_type stored, std::function<void(float*)> fill, ggml_tensor* bias,
+                            const LinearPolicy& policy) {
+  Linear layer;
+  layer.bias = bias;
+  if (!in_panels(weights.device(), stored, in, policy)) {
+    layer.weight = load_computed_matrix(weights, name, in, out, stored, std::move(fill), policy);
+    return layer;
+  }
+  layer.outputs_in_panels = out;
+  const auto pack = [in, out, fill = std::move(fill)](float* to) {
+    std::vector<float> rows(static_cast<size_t>(in * out));
+    fill(rows.data());
+    panels::pack(rows.data(), in, out, to);
+  };
+  layer.weight = weights.computed(name, {in, panels::padded_outputs(out)}, pack, GGML_TYPE_BF16);
+  return layer;
+}
+
+Linear load_joined_linear(Weights& weights, std::span<const std::string> names, int64_t in, int64_t out_each,
+                          const LinearPolicy& policy) {
+  const GgufFile& file = weights.file();
+  const std::vector<std::string> parts(names.begin(), names.end());
+  // Writes all parts of a kind under each other.
+  const auto join = [&file, parts](const char* kind) {
+    return [&file, parts, kind](float* to) {
+      std::vector<float> unused;
+      for (const std::string& part : parts) {
+        const GgufTensor& source = file.tensor(part + kind);
+        convert_elements(source.type, source.data, GGML_TYPE_F32, to, source.elements(), unused);
+        to += source.elements();
+        file.drop_pages(source);
+      }
+    };
+  };
+  for (const std::string& part : parts) {
+    file.tensor(part + ".weight", {in, out_each});
+    file.tensor(part + ".bias", {out_each});
+  }
+  const int64_t out = out_each * static_cast<int64_t>(parts.size());
+  ggml_tensor* bias = weights.computed(parts[0] + ".joined_bias", {out}, join(".bias"));
+  return load_computed_linear(weights, parts[0] + ".joined_weight", in, out,
+                              file.tensor(parts[0] + ".weight").type, join(".weight"), bias, policy);
+}
+
 Linear load_linear(Weights& weights, const std::string& name, int64_t in, int64_t out, Bias bias,
                    const LinearPolicy& policy) {
+  const GgufTensor& source = weights.file().tensor(name + ".weight", {in, out});
+  if (in_panels(weights.device(), source.type, in, policy)) {
+    const auto fill = [&file = weights.file(), &source](float* to) {
+      std::vector<float> unused;
+      convert_elements(source.type, source.data, GGML_TYPE_F32, to, source.elements(), unused);
+      file.drop_pages(source);
+    };
+    return load_computed_linear(weights, name + ".panels", in, out, source.type, fill,
+                                bias == Bias::required ? weights.f32(name + ".bias", {out}) : nullptr,
+                                policy);
+  }
   Linear layer;
   layer.weight = load_matrix(weights, name + ".weight", in, out, policy);
   if (bias == Bias::required) layer.bias = weights.f32(name + ".bias", {out});
@@ -148,10 +216,32 @@ MatrixTotals total(std::span<const ggml_tensor* const> matrices) {
   return out;
 }
 
+namespace {
+
+ggml_tensor* by_panels(ggml_context* ctx, const Linear& layer, ggml_tensor* x,
+                       const panels::After& after = {}) {
+  return panels::multiply(ctx, {layer.weight, layer.bias, layer.outputs_in_panels}, x, after);
+}
+
+}  // namespace
+
 ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x) {
+  if (layer.outputs_in_panels != 0) return by_panels(ctx, layer, x);
   ggml_tensor* y = quantized_product(ctx, layer.weight, x);
   if (y == nullptr) y = ggml_mul_mat(ctx, layer.weight, x);
   return layer.bias == nullptr ? y : ggml_add(ctx, y, layer.bias);
+}
+
+ggml_tensor* linear_gelu(ggml_context* ctx, const Device& device, const Linear& layer, ggml_tensor* x) {
+  if (layer.outputs_in_panels != 0) return by_panels(ctx, layer, x, {.gelu = true});
+  return gelu_tanh(ctx, device, linear(ctx, {layer.weight}, x), layer.bias);
+}
+
+ggml_tensor* linear_onto(ggml_context* ctx, const Linear& layer, ggml_tensor* x, ggml_tensor* to,
+                         ggml_tensor* gate) {
+  if (layer.outputs_in_panels != 0) return by_panels(ctx, layer, x, {.gate = gate, .residual = to});
+  ggml_tensor* y = linear(ctx, layer, x);
+  return ggml_add(ctx, to, gate == nullptr ? y : ggml_mul(ctx, y, gate));
 }
 
 }  // namespace omni

@@ -18,6 +18,12 @@ namespace omni {
 struct Linear {
   ggml_tensor* weight = nullptr;
   ggml_tensor* bias = nullptr;
+  // If the weight is held in panels (kernels/panels.h): how many outputs there are. Such a weight is only for
+  // the functions below.
+  int64_t outputs_in_panels = 0;
+
+  // What products read without converting it.
+  ggml_type input_type() const;
 };
 
 // In which form weights are held.
@@ -33,6 +39,9 @@ enum class WeightFormat {
 struct LinearPolicy {
   WeightFormat format = WeightFormat::stored;
   bool repack = true;  // use ggml's repacked layouts where they exist for the type and the processor
+  // Weights that are converted to BF16 are held in panels where that can be; `automatic` then converts F32
+  // weights, too, and on every processor.
+  bool panels = false;
 };
 
 WeightFormat parse_weight_format(
@@ -72,7 +81,26 @@ struct MatrixTotals {
 };
 MatrixTotals total(std::span<const ggml_tensor* const> matrices);
 
+// Whether a float weight [in, ...] that is stored as `stored` is held in panels under this policy.
+bool in_panels(const Device& device, ggml_type stored, int64_t in, const LinearPolicy& policy);
+
+// A layer whose weight the file holds in another form: `fill` writes it as F32 [in, out]. Its bias is `bias`.
+Linear load_computed_linear(Weights& weights, const std::string& name, int64_t in, int64_t out,
+                            ggml_type stored, std::function<void(float*)> fill, ggml_tensor* bias,
+                            const LinearPolicy& policy = {});
+
+// Several layers with the same input as one: the rows of `names` under each other. All have a bias.
+Linear load_joined_linear(Weights& weights, std::span<const std::string> names, int64_t in, int64_t out_each,
+                          const LinearPolicy& policy = {});
+
 // x [in, n, ...] F32 -> [out, n, ...] F32.
 ggml_tensor* linear(ggml_context* ctx, const Linear& layer, ggml_tensor* x);
+
+// GELU of the tanh form of linear().
+ggml_tensor* linear_gelu(ggml_context* ctx, const Device& device, const Linear& layer, ggml_tensor* x);
+
+// `to` + gate * linear(), with `gate` [out] or null; `to` [out, n, ...].
+ggml_tensor* linear_onto(ggml_context* ctx, const Linear& layer, ggml_tensor* x, ggml_tensor* to,
+                         ggml_tensor* gate);
 
 }  // namespace omni

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string_view>
 
 namespace omni {
@@ -30,6 +31,13 @@ uint64_t key_of(const Voice& voice, int steps, FlowRules rules) {
   key = hash(key, voice.tokens.data(), voice.tokens.size() * sizeof(int32_t));
   key = hash(key, voice.embedding.data(), voice.embedding.size() * sizeof(float));
   return hash(key, voice.mel.data(), voice.mel.size() * sizeof(float));
+}
+
+// 0 ... n - 1
+std::vector<int64_t> first_slots(int64_t n) {
+  std::vector<int64_t> slots(static_cast<size_t>(n));
+  std::iota(slots.begin(), slots.end(), 0);
+  return slots;
 }
 
 const float* f32_data(const GgufFile& file, const char* name, std::initializer_list<int64_t> ne) {
@@ -141,7 +149,7 @@ std::shared_ptr<FlowPrompt> Flow::compute_prompt(const Voice& voice, int steps, 
   const int64_t frames = voice.frames();
   const std::shared_ptr<const DitSchedule> times = schedule(steps);
   noise->frames(0, frames);  // a given table that is too short shows before anything is allocated
-  auto p = std::make_shared<FlowPrompt>(encoder_config(), dit_config(), device(), steps, frames);
+  auto p = std::make_shared<FlowPrompt>(encoder_config(), dit_, device(), steps, frames);
   p->schedule = times;
   p->noise = std::move(noise);
   p->rules = rules;
@@ -167,11 +175,9 @@ std::shared_ptr<FlowPrompt> Flow::compute_prompt(const Voice& voice, int steps, 
   executor_->place(g);
   std::vector<float> condition;
   fill_condition(p->mu, p->speaker, voice.mel, condition);
-  std::vector<int64_t> slots(static_cast<size_t>(frames));
-  for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i);
   executor_->set<float>(io.noise, p->noise->frames(0, frames));
   executor_->set<float>(io.condition, condition);
-  executor_->set<int64_t>(io.slots, slots);
+  executor_->set<int64_t>(io.slots, first_slots(frames));
   executor_->compute(g);
   return p;
 }
@@ -190,7 +196,7 @@ std::shared_ptr<FlowPrompt> Flow::load_prompt(const Voice& voice) const {
                                {2 * d.width, DitConfig::kConvReach, places, DitConfig::kBranches});
   const float* attention = f32_data(file, "prompt_cache.estimator_att_cache",
                                     {2 * d.head_dim, frames, places * d.n_heads, DitConfig::kBranches});
-  auto p = std::make_shared<FlowPrompt>(e, d, device(), voice.cache_steps, frames);
+  auto p = std::make_shared<FlowPrompt>(e, dit_, device(), voice.cache_steps, frames);
   p->speaker = encoder_.speaker(voice.embedding);
   p->encoder.length = frames / FlowEncoderConfig::kUp;
 
@@ -225,23 +231,20 @@ std::shared_ptr<FlowPrompt> Flow::load_prompt(const Voice& voice) const {
   ggml_backend_tensor_set(p->encoder.head, head, 0, ggml_nbytes(p->encoder.head));
   ggml_backend_tensor_set(p->encoder.up, head + ggml_nelements(p->encoder.head), 0,
                           ggml_nbytes(p->encoder.up));
+  std::vector<float> past_a(static_cast<size_t>(DitConfig::kConvReach * d.width));
+  std::vector<float> past_b(past_a.size());
   for (int64_t branch = 0; branch < DitConfig::kBranches; ++branch) {
     for (int64_t place = 0; place < places; ++place) {
-      const size_t offset =
-          static_cast<size_t>(place) * p->dit.k->nb[3] + static_cast<size_t>(branch) * p->dit.k->nb[2];
       split(attention + (branch * places + place) * d.n_heads * frames * 2 * d.head_dim, d.head_dim,
             d.n_heads, frames, frames);
-      put(p->dit.k, keys, offset);
-      put(p->dit.v, values, offset);
+      p->dit.set_rows(static_cast<size_t>(place), branch, keys, values);
+      // Rows hold the inputs of both convolutions side by side.
       const float* rows = conv + (branch * places + place) * DitConfig::kConvReach * 2 * d.width;
       for (int64_t row = 0; row < DitConfig::kConvReach; ++row) {
-        const size_t at = static_cast<size_t>(place) * p->dit.conv_a->nb[3] +
-                          static_cast<size_t>(branch) * p->dit.conv_a->nb[2] +
-                          static_cast<size_t>(row) * p->dit.conv_a->nb[1];
-        const float* pair = rows + row * 2 * d.width;
-        ggml_backend_tensor_set(p->dit.conv_a, pair, at, p->dit.conv_a->nb[1]);
-        ggml_backend_tensor_set(p->dit.conv_b, pair + d.width, at, p->dit.conv_b->nb[1]);
+        std::copy_n(rows + row * 2 * d.width, d.width, past_a.begin() + row * d.width);
+        std::copy_n(rows + (row * 2 + 1) * d.width, d.width, past_b.begin() + row * d.width);
       }
+      p->dit.set_past(static_cast<size_t>(place), branch, past_a, past_b);
     }
   }
   return p;
@@ -284,6 +287,7 @@ std::vector<float> Flow::whole(const Voice& voice, std::span<const int32_t> toke
   FlowNoise& source = noise != nullptr ? *noise : *noise_;
   executor_->set<float>(io.noise, source.frames(0, frames));
   executor_->set<float>(io.condition, condition);
+  if (io.slots != nullptr) executor_->set<int64_t>(io.slots, first_slots(frames));
   executor_->compute(g);
   std::vector<float> mel(2 * tokens.size() * bins);
   executor_->get<float>(io.mel, mel, static_cast<size_t>(voice.frames()) * bins);

@@ -44,11 +44,11 @@ class FlowNoise {
 // A voice made ready: the caches after the prompt, for one number of steps. Immutable; streams start as
 // copies.
 struct FlowPrompt {
-  FlowPrompt(const FlowEncoderConfig& encoder_config, const DitConfig& dit_config, const Device& device,
-             int steps, int64_t n_frames)
+  FlowPrompt(const FlowEncoderConfig& encoder_config, const Dit& estimator, const Device& device, int steps,
+             int64_t n_frames)
       : frames(n_frames),
         encoder(encoder_config, device, n_frames / FlowEncoderConfig::kUp),
-        dit(dit_config, device, steps, n_frames) {}
+        dit(estimator.config(), estimator.cache_form(), device, steps, n_frames) {}
 
   int64_t frames;
   FlowRules rules = FlowRules::original;

@@ -18,10 +18,6 @@ constexpr int kMaxSteps = 100;
 constexpr size_t kParts = 9;  // shift, scale, gate of attention, then of the mlp, then of the convolution
 enum Part : size_t { attention = 0, mlp = 3, convolution = 6 };
 
-ggml_tensor* norm(ggml_context* ctx, ggml_tensor* x, ggml_tensor* w, ggml_tensor* b) {
-  return ggml_add(ctx, ggml_mul(ctx, ggml_norm(ctx, x, kNormEps), w), b);
-}
-
 // One step and block of a cache: [width, rows, 2].
 ggml_tensor* slice(ggml_context* ctx, ggml_tensor* cache, size_t i) {
   return ggml_view_3d(ctx, cache, cache->ne[0], cache->ne[1], cache->ne[2], cache->nb[1], cache->nb[2],
@@ -48,24 +44,63 @@ DitConfig DitConfig::read(const GgufFile& file) {
   return c;
 }
 
-DitCache::DitCache(const DitConfig& c, const Device& device, int steps, int64_t rows)
-    : capacity(rows), context(ggml_init({8 * ggml_tensor_overhead(), nullptr, true})) {
-  const auto make = [&](int64_t n) {
-    return ggml_new_tensor_4d(context.get(), GGML_TYPE_F32, c.width, n, DitConfig::kBranches,
-                              steps * c.n_blocks);
+DitCache::DitCache(const DitConfig& c, const DitCacheForm& wanted, const Device& device, int steps,
+                   int64_t rows)
+    : shape{c.head_dim, c.n_heads, rows + rows % 2, DitConfig::kBranches},
+      form(wanted),
+      context(ggml_init({8 * ggml_tensor_overhead(), nullptr, true})) {
+  const auto make = [&](ggml_type type, int64_t columns, int64_t n) {
+    return ggml_new_tensor_4d(context.get(), type, columns, n, DitConfig::kBranches, steps * c.n_blocks);
   };
-  k = make(capacity);
-  v = make(capacity);
-  conv_a = make(DitConfig::kConvReach);
-  conv_b = make(DitConfig::kConvReach);
+  if (form.in_words) {
+    k = make(GGML_TYPE_I32, shape.key_columns(), c.width / 2);
+    v = make(GGML_TYPE_I32, shape.value_columns(), shape.rows / 2);
+  } else {
+    k = make(GGML_TYPE_F32, c.width, shape.rows);
+    v = make(GGML_TYPE_F32, c.width, shape.rows);
+  }
+  conv_a = make(form.past, c.width, DitConfig::kConvReach);
+  conv_b = make(form.past, c.width, DitConfig::kConvReach);
   buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(context.get(), device.buffer_type()));
-  require(buffer != nullptr, ErrorCode::out_of_memory, "not enough memory for the flow caches of ", capacity,
+  require(buffer != nullptr, ErrorCode::out_of_memory, "not enough memory for the flow caches of ", rows,
           " mel frames and ", steps, " steps; use fewer steps or a shorter reference recording");
   ggml_backend_buffer_clear(buffer.get(), 0);
 }
 
+void DitCache::set_rows(size_t place, int64_t branch, std::span<const float> keys,
+                        std::span<const float> values) {
+  const auto put = [&](ggml_tensor* to, const auto& from) {
+    ggml_backend_tensor_set(to, from.data(), place * to->nb[3] + static_cast<size_t>(branch) * to->nb[2],
+                            from.size() * sizeof(from[0]));
+  };
+  if (!form.in_words) {
+    put(k, keys);
+    put(v, values);
+    return;
+  }
+  std::vector<uint32_t> words(static_cast<size_t>(k->ne[0] * k->ne[1]));
+  panels::pack_keys(shape, keys, words);
+  put(k, words);
+  words.assign(static_cast<size_t>(v->ne[0] * v->ne[1]), 0);
+  panels::pack_values(shape, values, words);
+  put(v, words);
+}
+
+void DitCache::set_past(size_t place, int64_t branch, std::span<const float> a, std::span<const float> b) {
+  const auto put = [&](ggml_tensor* to, std::span<const float> from) {
+    std::vector<uint8_t> stored(ggml_row_size(to->type, static_cast<int64_t>(from.size())));
+    std::vector<float> unused;
+    convert_elements(GGML_TYPE_F32, from.data(), to->type, stored.data(), static_cast<int64_t>(from.size()),
+                     unused);
+    ggml_backend_tensor_set(to, stored.data(), place * to->nb[3] + static_cast<size_t>(branch) * to->nb[2],
+                            stored.size());
+  };
+  put(conv_a, a);
+  put(conv_b, b);
+}
+
 Dit::Dit(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device, const LinearPolicy& policy)
-    : config_(DitConfig::read(*file)), activations_(*device), weights_(file, device) {
+    : config_(DitConfig::read(*file)), weights_(file, device) {
   const DitConfig& c = config_;
   Weights& w = weights_;
   const auto dense = [&](const std::string& name, int64_t in, int64_t out) {
@@ -84,9 +119,9 @@ Dit::Dit(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device, c
       return w.f32("estimator." + name + part, {size});
     };
     Block b{};
-    b.q = dense(name + "attn.to_q", c.width, c.width);
-    b.k = dense(name + "attn.to_k", c.width, c.width);
-    b.v = dense(name + "attn.to_v", c.width, c.width);
+    const std::string attn = "estimator." + name + "attn.";
+    const std::string parts[] = {attn + "to_q", attn + "to_k", attn + "to_v"};
+    b.qkv = load_joined_linear(w, parts, c.width, c.width, policy);
     b.proj = dense(name + "attn.proj", c.width, c.width);
     b.q_norm_w = vector("attn.q_norm.weight", c.head_dim);
     b.q_norm_b = vector("attn.q_norm.bias", c.head_dim);
@@ -107,6 +142,11 @@ Dit::Dit(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device, c
   w.load();
 }
 
+DitCacheForm Dit::cache_form() const {
+  const Block& b = blocks_.front();
+  return {b.qkv.outputs_in_panels != 0 && config_.head_dim % 2 == 0, b.conv_a.taps.input_type()};
+}
+
 size_t Dit::max_nodes(int steps) const {
   return 256 + static_cast<size_t>(steps) * (64 + 80 * blocks_.size());
 }
@@ -114,7 +154,7 @@ size_t Dit::max_nodes(int steps) const {
 std::vector<ggml_tensor*> Dit::matrices() const {
   std::vector<ggml_tensor*> out = {in_.weight, final_.weight};
   for (const Block& b : blocks_) {
-    for (const Linear* m : {&b.q, &b.k, &b.v, &b.proj, &b.conv_a.taps, &b.conv_b.taps, &b.fc1, &b.fc2}) {
+    for (const Linear* m : {&b.qkv, &b.proj, &b.conv_a.taps, &b.conv_b.taps, &b.fc1, &b.fc2}) {
       out.push_back(m->weight);
     }
   }
@@ -209,19 +249,44 @@ ggml_tensor* Dit::modulation(ggml_context* ctx, const Place& at, size_t part) co
   return ggml_view_1d(ctx, at.schedule->blocks, config_.width, offset);
 }
 
-// y [width, t, 2] -> [width, t, 2]
+// y [width, t, 2] -> [width, t, 2], not projected yet.
 ggml_tensor* Dit::attend(Graph& g, const Place& at, ggml_tensor* y, const DitTensors& io) const {
+  ggml_context* ctx = g.ctx();
+  const Block& b = blocks_[at.block];
+  ggml_tensor* qkv = linear(ctx, b.qkv, y);
+  if (!cache_form().in_words) return attend_rows(g, at, qkv, io);
+  const size_t i = at.step * blocks_.size() + at.block;
+  ggml_tensor* k = at.cache == nullptr ? at.k : slice(ctx, at.cache->k, i);
+  ggml_tensor* v = at.cache == nullptr ? at.v : slice(ctx, at.cache->v, i);
+  const panels::CacheShape shape = at.cache == nullptr
+                                       ? panels::CacheShape{config_.head_dim, config_.n_heads,
+                                                            y->ne[1] + y->ne[1] % 2, DitConfig::kBranches}
+                                       : at.cache->shape;
+  return panels::attend(ctx, weights_.device(), qkv,
+                        {b.q_norm_w, b.q_norm_b, b.k_norm_w, b.k_norm_b, kNormEps}, shape, k, v, io.slots,
+                        io.mask, at.n_kv);
+}
+
+// The same with keys and values as rows of floats, by ggml's operators.
+ggml_tensor* Dit::attend_rows(Graph& g, const Place& at, ggml_tensor* qkv, const DitTensors& io) const {
   ggml_context* ctx = g.ctx();
   const DitConfig& c = config_;
   const Block& b = blocks_[at.block];
-  const int64_t t = y->ne[1];
-  const auto split = [&](ggml_tensor* x) {
-    return ggml_reshape_4d(ctx, x, c.head_dim, c.n_heads, t, DitConfig::kBranches);
+  const int64_t t = qkv->ne[1];
+  const auto third = [&](size_t i) {
+    return ggml_view_4d(ctx, qkv, c.head_dim, c.n_heads, t, DitConfig::kBranches,
+                        static_cast<size_t>(c.head_dim) * sizeof(float), qkv->nb[1], qkv->nb[2],
+                        i * static_cast<size_t>(c.width) * sizeof(float));
   };
-  ggml_tensor* q = norm(ctx, split(linear(ctx, b.q, y)), b.q_norm_w, b.q_norm_b);
-  ggml_tensor* k = norm(ctx, split(linear(ctx, b.k, y)), b.k_norm_w, b.k_norm_b);
-  ggml_tensor* v = linear(ctx, b.v, y);
-  k = ggml_reshape_3d(ctx, k, c.width, t, DitConfig::kBranches);
+  const auto normal = [&](ggml_tensor* x, ggml_tensor* w, ggml_tensor* bias) {
+    return ggml_add(ctx, ggml_mul(ctx, ggml_norm(ctx, ggml_cont(ctx, x), kNormEps), w), bias);
+  };
+  const auto as_rows = [&](ggml_tensor* x) {
+    return ggml_reshape_3d(ctx, x, c.width, t, DitConfig::kBranches);
+  };
+  ggml_tensor* q = normal(third(0), b.q_norm_w, b.q_norm_b);
+  ggml_tensor* k = as_rows(normal(third(1), b.k_norm_w, b.k_norm_b));
+  ggml_tensor* v = as_rows(ggml_cont(ctx, third(2)));
   int64_t n_kv = t;
   if (at.cache != nullptr) {
     n_kv = at.n_kv;
@@ -243,44 +308,30 @@ ggml_tensor* Dit::attend(Graph& g, const Place& at, ggml_tensor* y, const DitTen
   scores = ggml_soft_max_ext(ctx, scores, io.mask, 1.0F / std::sqrt(static_cast<float>(c.head_dim)), 0.0F);
   ggml_tensor* values = ggml_cont(ctx, ggml_permute(ctx, heads_of(v), 1, 0, 2, 3));
   ggml_tensor* out = ggml_mul_mat(ctx, values, scores);  // [head_dim, t, heads, 2]
-  out = ggml_cont_3d(ctx, ggml_permute(ctx, out, 0, 2, 1, 3), c.width, t, DitConfig::kBranches);
-  return linear(ctx, b.proj, out);
-}
-
-// y [width, t, 2] -> [width, t, 2]
-ggml_tensor* Dit::convolve(Graph& g, const Place& at, ggml_tensor* y) const {
-  ggml_context* ctx = g.ctx();
-  const Block& b = blocks_[at.block];
-  const int64_t t = y->ne[1];
-  const auto with_past = [&](ggml_tensor* now, ggml_tensor* cache) {
-    if (at.cache == nullptr) return ggml_pad_ext(ctx, now, 0, 0, DitConfig::kConvReach, 0, 0, 0, 0, 0);
-    ggml_tensor* before = slice(ctx, cache, at.step * blocks_.size() + at.block);
-    ggml_tensor* joined = ggml_concat(ctx, before, now, 1);
-    ggml_tensor* tail = ggml_view_3d(ctx, joined, joined->ne[0], DitConfig::kConvReach, joined->ne[2],
-                                     joined->nb[1], joined->nb[2], static_cast<size_t>(t) * joined->nb[1]);
-    g.effect(ggml_cpy(ctx, tail, before));
-    return joined;
-  };
-  y = conv1d(ctx, b.conv_a, with_past(y, at.cache == nullptr ? nullptr : at.cache->conv_a));
-  y = activations_.mish(ctx, norm(ctx, y, b.conv_norm_w, b.conv_norm_b));
-  return conv1d(ctx, b.conv_b, with_past(y, at.cache == nullptr ? nullptr : at.cache->conv_b));
+  return ggml_cont_3d(ctx, ggml_permute(ctx, out, 0, 2, 1, 3), c.width, t, DitConfig::kBranches);
 }
 
 ggml_tensor* Dit::run(Graph& g, const Place& at, ggml_tensor* h, const DitTensors& io) const {
   ggml_context* ctx = g.ctx();
   const Block& b = blocks_[at.block];
-  const auto modulated = [&](size_t part) {
-    ggml_tensor* y = ggml_mul(ctx, ggml_norm(ctx, h, kBlockEps), modulation(ctx, at, part + 1));
-    return ggml_add(ctx, y, modulation(ctx, at, part));
+  const auto shift = [&](size_t part) { return modulation(ctx, at, part); };
+  const auto scale = [&](size_t part) { return modulation(ctx, at, part + 1); };
+  const auto gate = [&](size_t part) { return modulation(ctx, at, part + 2); };
+  const auto prepare = [&](const Linear& next) { return Prepare(g, weights_.device(), next.input_type()); };
+  const auto edges = [&](ggml_tensor* DitCache::*past) {
+    const size_t i = at.step * blocks_.size() + at.block;
+    return Edges{DitConfig::kConvReach, 0, at.cache == nullptr ? nullptr : slice(ctx, at.cache->*past, i)};
   };
-  const auto gated = [&](ggml_tensor* y, size_t part) {
-    return ggml_add(ctx, h, ggml_mul(ctx, y, modulation(ctx, at, part + 2)));
-  };
-  h = gated(attend(g, at, modulated(attention), io), attention);
-  h = gated(convolve(g, at, modulated(convolution)), convolution);
-  ggml_tensor* y = linear(ctx, {b.fc1.weight, nullptr}, modulated(mlp));
-  y = gelu_tanh(ctx, weights_.device(), y, b.fc1.bias);
-  return gated(linear(ctx, b.fc2, y), mlp);
+  ggml_tensor* y = prepare(b.qkv).norm(h, scale(attention), shift(attention), kBlockEps);
+  h = linear_onto(ctx, b.proj, attend(g, at, y, io), h, gate(attention));
+  y = prepare(b.conv_a.taps)
+          .norm(h, scale(convolution), shift(convolution), kBlockEps, edges(&DitCache::conv_a));
+  y = conv1d(ctx, b.conv_a, y);
+  y = prepare(b.conv_b.taps).norm_mish(y, b.conv_norm_w, b.conv_norm_b, kNormEps, edges(&DitCache::conv_b));
+  h = conv1d_onto(ctx, b.conv_b, y, h, gate(convolution));
+  y = prepare(b.fc1).norm(h, scale(mlp), shift(mlp), kBlockEps);
+  y = linear_gelu(ctx, weights_.device(), b.fc1, y);
+  return linear_onto(ctx, b.fc2, y, h, gate(mlp));
 }
 
 // x [n_mels, t] -> the guided direction, [n_mels, t].
@@ -302,7 +353,7 @@ ggml_tensor* Dit::estimate(Graph& g, const Place& at, ggml_tensor* x, DitTensors
     return ggml_view_1d(ctx, at.schedule->final, c.width,
                         at.step * final->nb[1] + i * static_cast<size_t>(c.width) * sizeof(float));
   };
-  h = ggml_add(ctx, ggml_mul(ctx, ggml_norm(ctx, h, kBlockEps), part(1)), part(0));
+  h = Prepare(g, weights_.device(), final_.input_type()).norm(h, part(1), part(0), kBlockEps);
   h = linear(ctx, final_, h);
   const auto branch = [&](size_t i) { return ggml_view_2d(ctx, h, c.n_mels, t, h->nb[1], i * h->nb[2]); };
   if (at.step == 0) {
@@ -320,13 +371,21 @@ DitTensors Dit::build(Graph& g, const DitSchedule& schedule, const DitCache* cac
   io.stages = Stages(with_stages);
   io.noise = g.input(GGML_TYPE_F32, {c.n_mels, t}, "noise");
   io.condition = g.input(GGML_TYPE_F32, {3 * c.n_mels, t, DitConfig::kBranches}, "condition");
-  if (cache != nullptr) io.slots = g.input(GGML_TYPE_I64, {t}, "slots");
-  if (masked) io.mask = g.input(GGML_TYPE_F32, {n_kv, t}, "mask");
+  const bool in_words = cache_form().in_words;
+  Place at{0, 0, &schedule, cache, n_kv, nullptr, nullptr};
+  if (cache != nullptr || in_words) io.slots = g.input(GGML_TYPE_I64, {t}, "slots");
+  if (cache == nullptr && in_words) {
+    const panels::CacheShape shape{c.head_dim, c.n_heads, t + t % 2, DitConfig::kBranches};
+    at.k = g.input(GGML_TYPE_I32, {shape.key_columns(), c.width / 2, DitConfig::kBranches}, "keys");
+    at.v = g.input(GGML_TYPE_I32, {shape.value_columns(), shape.rows / 2, DitConfig::kBranches}, "values");
+  }
+  // Where attention has a kernel of ours, one row of the mask serves all frames.
+  if (masked) io.mask = g.input(GGML_TYPE_F32, {n_kv, in_words ? 1 : t}, "mask");
   ggml_tensor* x = io.noise;
-  for (size_t step = 0; step < static_cast<size_t>(schedule.steps); ++step) {
-    io.stages.keep(g, x, str("flow_x_step", step));
-    ggml_tensor* d = estimate(g, {step, 0, &schedule, cache, n_kv}, x, io);
-    x = ggml_add(ctx, x, ggml_scale(ctx, d, schedule.spans[step]));
+  for (at.step = 0; at.step < static_cast<size_t>(schedule.steps); ++at.step) {
+    io.stages.keep(g, x, str("flow_x_step", at.step));
+    ggml_tensor* d = estimate(g, at, x, io);
+    x = ggml_add(ctx, x, ggml_scale(ctx, d, schedule.spans[at.step]));
   }
   io.mel = g.output(x, "mel");
   return io;

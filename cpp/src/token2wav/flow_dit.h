@@ -10,10 +10,10 @@
 
 #include "base/graph.h"
 #include "base/weights.h"
-#include "kernels/activations.h"
 #include "kernels/conv1d.h"
-#include "kernels/gelu.h"
 #include "kernels/linear.h"
+#include "kernels/panels.h"
+#include "kernels/prepare.h"
 #include "token2wav/cost.h"
 #include "token2wav/stages.h"
 
@@ -48,16 +48,30 @@ struct DitSchedule {
   std::vector<float> embedding;   // [width, steps], the embedded times
 };
 
-// What a stream remembers of every step and block. Attention has no positions, so rows lie in any order;
-// which row holds which frame is the business of FlowState.
-struct DitCache {
-  DitCache(const DitConfig& config, const Device& device, int steps, int64_t rows);
+// How a network wants its caches.
+struct DitCacheForm {
+  bool in_words;   // keys and values as kernels/panels.h takes them, else as rows
+  ggml_type past;  // of the convolutions' inputs
+};
 
-  int64_t capacity;  // rows
+// What a stream remembers of every step and block. Attention has no positions, so rows lie in any order;
+// which row holds which frame is the business of FlowStream.
+struct DitCache {
+  DitCache(const DitConfig& config, const DitCacheForm& form, const Device& device, int steps, int64_t rows);
+
+  // Of one step and block, and one branch: keys and values [width, n] from row 0 on, and the last inputs of
+  // the convolutions [width, 2].
+  void set_rows(size_t place, int64_t branch, std::span<const float> keys, std::span<const float> values);
+  void set_past(size_t place, int64_t branch, std::span<const float> a, std::span<const float> b);
+
+  panels::CacheShape shape;
+  DitCacheForm form;
   ContextPtr context;
   BufferPtr buffer;
-  ggml_tensor* k = nullptr;       // [width, capacity, 2, steps * blocks]
-  ggml_tensor* v = nullptr;       // [width, capacity, 2, steps * blocks]
+  // F32 [width, rows, 2, steps * blocks], or words: I32 [rows, width / 2, 2, steps * blocks] and [width, rows
+  // / 2, 2, steps * blocks], the first of each padded.
+  ggml_tensor* k = nullptr;
+  ggml_tensor* v = nullptr;
   ggml_tensor* conv_a = nullptr;  // [width, 2 rows, 2, steps * blocks]
   ggml_tensor* conv_b = nullptr;  // [width, 2 rows, 2, steps * blocks]
 };
@@ -65,8 +79,8 @@ struct DitCache {
 struct DitTensors {
   ggml_tensor* noise = nullptr;      // [n_mels, t]
   ggml_tensor* condition = nullptr;  // [3 n_mels, t, 2]: mean, speaker, prompt; the second branch is zero
-  ggml_tensor* slots = nullptr;      // [t] I64, cache rows of the new frames
-  ggml_tensor* mask = nullptr;       // [n_kv, t] F32, 0 or -inf; null if every row counts
+  ggml_tensor* slots = nullptr;      // [t] I64, cache rows of the new frames; null if there are no rows
+  ggml_tensor* mask = nullptr;       // [n_kv, t or 1] F32, 0 or -inf; null if every row counts
   ggml_tensor* mel = nullptr;        // [n_mels, t]
   Stages stages;
 };
@@ -77,6 +91,7 @@ class Dit {
 
   const DitConfig& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+  DitCacheForm cache_form() const;
   size_t max_nodes(int steps) const;
   // What every frame multiplies with.
   std::vector<ggml_tensor*> matrices() const;
@@ -93,7 +108,7 @@ class Dit {
 
  private:
   struct Block {
-    Linear q, k, v, proj;
+    Linear qkv, proj;
     ggml_tensor *q_norm_w, *q_norm_b, *k_norm_w, *k_norm_b;  // [head_dim]
     Conv1d conv_a, conv_b;
     ggml_tensor *conv_norm_w, *conv_norm_b;  // [width]
@@ -107,16 +122,17 @@ class Dit {
     const DitSchedule* schedule;
     const DitCache* cache;
     int64_t n_kv;
+    // Room for the keys and values of one block, if there is no cache and attention wants them in words.
+    ggml_tensor *k, *v;
   };
 
   ggml_tensor* modulation(ggml_context* ctx, const Place& at, size_t part) const;
   ggml_tensor* attend(Graph& g, const Place& at, ggml_tensor* y, const DitTensors& io) const;
-  ggml_tensor* convolve(Graph& g, const Place& at, ggml_tensor* y) const;
+  ggml_tensor* attend_rows(Graph& g, const Place& at, ggml_tensor* qkv, const DitTensors& io) const;
   ggml_tensor* run(Graph& g, const Place& at, ggml_tensor* h, const DitTensors& io) const;
   ggml_tensor* estimate(Graph& g, const Place& at, ggml_tensor* x, DitTensors& io) const;
 
   DitConfig config_;
-  Activations activations_;
   Weights weights_;
   std::vector<Block> blocks_;
   Linear time_in_, time_out_;

@@ -21,7 +21,8 @@ FlowStream::FlowStream(std::shared_ptr<Flow> flow, std::shared_ptr<const FlowPro
     : flow_(std::move(flow)),
       prompt_(std::move(prompt)),
       encoder_(flow_->encoder_config(), flow_->device(), dit_capacity(*prompt_) / FlowEncoderConfig::kUp),
-      dit_(flow_->dit_config(), flow_->device(), prompt_->schedule->steps, dit_capacity(*prompt_)),
+      dit_(flow_->dit_config(), flow_->dit_.cache_form(), flow_->device(), prompt_->schedule->steps,
+           dit_capacity(*prompt_)),
       encoder_graphs_(flow_->executor_, flow_->encoder_.max_nodes(), kGraphs),
       dit_graphs_(flow_->executor_, flow_->dit_.max_nodes(prompt_->schedule->steps), kGraphs),
       gather_graphs_(flow_->executor_, 16, kGraphs) {
@@ -55,7 +56,7 @@ void FlowStream::reset() {
   encoder_.length = e.length;
   order_.resize(static_cast<size_t>(prompt_->frames));
   for (size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<int32_t>(i);
-  used_.assign(static_cast<size_t>(dit_.capacity), 0);
+  used_.assign(static_cast<size_t>(dit_.shape.rows), 0);
   std::fill_n(used_.begin(), order_.size(), uint8_t{1});
 }
 
@@ -118,7 +119,7 @@ void FlowStream::solve(std::span<const float> mu, std::vector<float>& mel) {
   executor.set<float>(io.condition, condition_);
   executor.set<int64_t>(io.slots, slots_);
   if (masked) {
-    mask_.resize(static_cast<size_t>(n_kv * t));
+    mask_.resize(static_cast<size_t>(ggml_nelements(io.mask)));
     for (size_t i = 0; i < mask_.size(); ++i) {
       const bool holds = used_[i % static_cast<size_t>(n_kv)] != 0;
       mask_[i] = holds ? 0.0F : -std::numeric_limits<float>::infinity();

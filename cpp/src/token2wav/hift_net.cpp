@@ -28,34 +28,33 @@ ggml_tensor* columns(ggml_context* ctx, ggml_tensor* x, int64_t first, int64_t n
 
 }  // namespace
 
-// Gives each convolution the frames around its input.
-class HiftNet::Edges {
+// Which frames each convolution gets around its input, in the order in which a graph meets them.
+class HiftNet::Surroundings {
  public:
-  // `kept` null: zeros on both sides. Otherwise what the cache kept, which is then renewed.
-  Edges(const Graph& g, const std::vector<ggml_tensor*>* kept, bool causal)
-      : g_(g), kept_(kept), causal_(causal) {}
+  struct Wanted {
+    ggml_type type;
+    int64_t channels, rows;
+  };
 
-  ggml_tensor* extend(ggml_tensor* x, int64_t reach) {
-    if (reach == 0) return x;
-    ggml_context* ctx = g_.ctx();
-    wanted_.emplace_back(x->ne[0], reach);
-    if (kept_ == nullptr) {
-      const auto left = static_cast<int>(causal_ ? reach : reach / 2);
-      return ggml_pad_ext(ctx, x, 0, 0, left, static_cast<int>(reach) - left, 0, 0, 0, 0);
-    }
-    ggml_tensor* before = (*kept_)[wanted_.size() - 1];
-    ggml_tensor* joined = ggml_concat(ctx, before, x, 1);
-    g_.effect(ggml_cpy(ctx, columns(ctx, joined, x->ne[1], reach), before));
-    return joined;
+  // `kept` null: zeros on both sides. Otherwise what the cache kept, which is then renewed.
+  Surroundings(const std::vector<ggml_tensor*>* kept, bool causal) : kept_(kept), causal_(causal) {}
+
+  // Of a signal of so many channels on its way to `conv`.
+  Edges of(const Conv1d& conv, int64_t channels) {
+    const int64_t reach = conv.reach();
+    if (reach == 0) return {};
+    wanted_.push_back({conv.taps.input_type(), channels, reach});
+    if (kept_ != nullptr) return {reach, 0, (*kept_)[wanted_.size() - 1]};
+    const int64_t before = causal_ ? reach : reach / 2;
+    return {before, reach - before, nullptr};
   }
-  // [channels, rows] of every cache tensor, in order.
-  const std::vector<std::pair<int64_t, int64_t>>& wanted() const { return wanted_; }
+  // Of every cache tensor, in order.
+  const std::vector<Wanted>& wanted() const { return wanted_; }
 
  private:
-  const Graph& g_;
   const std::vector<ggml_tensor*>* kept_;
   bool causal_;
-  std::vector<std::pair<int64_t, int64_t>> wanted_;
+  std::vector<Wanted> wanted_;
 };
 
 HiftConfig HiftConfig::read(const GgufFile& file) {
@@ -79,7 +78,7 @@ HiftConfig HiftConfig::read(const GgufFile& file) {
 
 HiftNet::HiftNet(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device,
                  const LinearPolicy& policy)
-    : config_(HiftConfig::read(*file)), activations_(*device), weights_(file, device) {
+    : config_(HiftConfig::read(*file)), weights_(file, device) {
   const HiftConfig& c = config_;
   Weights& w = weights_;
   // The pitch decides phases over seconds: it is never rounded.
@@ -169,14 +168,14 @@ Conv1d HiftNet::load_up(size_t stage, int64_t in, int64_t out, const LinearPolic
   const GgufTensor& bias = file.tensor(name + ".bias", {out});
   Conv1d up;
   up.kernel = kPhaseTaps;
-  up.taps.weight =
-      load_computed_matrix(weights_, name + ".phases", kPhaseTaps * in, u * out, source.type, fill, policy);
-  up.taps.bias = weights_.computed(name + ".phase_bias", {u * out}, [=, &bias](float* to) {
+  ggml_tensor* phase_bias = weights_.computed(name + ".phase_bias", {u * out}, [=, &bias](float* to) {
     std::vector<float> unused;
     for (int64_t r = 0; r < u; ++r) {
       convert_elements(bias.type, bias.data, GGML_TYPE_F32, to + r * out, out, unused);
     }
   });
+  up.taps = load_computed_linear(weights_, name + ".phases", kPhaseTaps * in, u * out, source.type, fill,
+                                 phase_bias, policy);
   return up;
 }
 
@@ -207,23 +206,29 @@ size_t HiftNet::max_nodes() {
   return HiftConfig::kStages * (4 * 2 * HiftConfig::kDilations * 14 + 32) + 64;
 }
 
-ggml_tensor* HiftNet::run(ggml_context* ctx, const ResBlock& block, ggml_tensor* x, Edges& edges) const {
+ggml_tensor* HiftNet::run(const Graph& g, const ResBlock& block, ggml_tensor* x, Surroundings& around) const {
+  const int64_t channels = x->ne[0];
+  const auto prepare = [&](const Conv1d& conv) {
+    return Prepare(g, weights_.device(), conv.taps.input_type());
+  };
   for (size_t d = 0; d < HiftConfig::kDilations; ++d) {
-    ggml_tensor* y = activations_.snake(ctx, block.wide_snake[d], x);
-    y = conv1d(ctx, block.wide[d], edges.extend(y, block.wide[d].reach()));
-    y = activations_.snake(ctx, block.narrow_snake[d], y);
-    y = conv1d(ctx, block.narrow[d], edges.extend(y, block.narrow[d].reach()));
-    x = ggml_add(ctx, x, y);
+    const Conv1d& wide = block.wide[d];
+    const Conv1d& narrow = block.narrow[d];
+    ggml_tensor* y = prepare(wide).snake(x, block.wide_snake[d], around.of(wide, channels));
+    y = conv1d(g.ctx(), wide, y);
+    y = prepare(narrow).snake(y, block.narrow_snake[d], around.of(narrow, channels));
+    x = conv1d_onto(g.ctx(), narrow, y, x, nullptr);
   }
   return x;
 }
 
-ggml_tensor* HiftNet::f0(Graph& g, ggml_tensor* mel, Edges& edges) const {
+ggml_tensor* HiftNet::f0(Graph& g, ggml_tensor* mel, Surroundings& around) const {
   ggml_context* ctx = g.ctx();
   ggml_tensor* x = mel;
   for (size_t i = 0; i < f0_convs_.size(); ++i) {
     // The causal network's first convolution looks ahead only: its input has these frames already.
-    if (i > 0 || !config_.causal) x = edges.extend(x, f0_convs_[i].reach());
+    const bool edges = i > 0 || !config_.causal;
+    if (edges) x = Prepare(g, weights_.device()).copy(x, around.of(f0_convs_[i], x->ne[0]));
     x = ggml_elu(ctx, conv1d(ctx, f0_convs_[i], x));
   }
   return ggml_abs(ctx, linear(ctx, f0_out_, x));
@@ -232,23 +237,25 @@ ggml_tensor* HiftNet::f0(Graph& g, ggml_tensor* mel, Edges& edges) const {
 F0Tensors HiftNet::build_f0(Graph& g, const HiftCache* cache, int64_t n) const {
   F0Tensors io;
   io.mel = g.input(GGML_TYPE_F32, {config_.n_mels, n + config_.f0_ahead}, "mel");
-  Edges edges(g, cache == nullptr ? nullptr : &cache->f0, config_.causal);
-  io.f0 = g.output(f0(g, io.mel, edges), "f0");
+  Surroundings around(cache == nullptr ? nullptr : &cache->f0, config_.causal);
+  io.f0 = g.output(f0(g, io.mel, around), "f0");
   return io;
 }
 
-ggml_tensor* HiftNet::decode(Graph& g, HiftTensors& io, bool first, Edges& edges) const {
+ggml_tensor* HiftNet::decode(Graph& g, HiftTensors& io, bool first, Surroundings& around) const {
   ggml_context* ctx = g.ctx();
+  const auto prepare = [&](const Conv1d& conv) {
+    return Prepare(g, weights_.device(), conv.taps.input_type());
+  };
   ggml_tensor* x = io.mel;
-  if (!config_.causal) x = edges.extend(x, pre_.reach());
+  if (!config_.causal) x = prepare(pre_).copy(x, around.of(pre_, x->ne[0]));
   x = conv1d(ctx, pre_, x);
   io.stages.keep(g, x, "hift_conv_pre");
   for (size_t i = 0; i < HiftConfig::kStages; ++i) {
     const Stage& s = stages_[i];
     const int64_t u = HiftConfig::kUp[i];
     const int64_t n = x->ne[1];
-    x = edges.extend(ggml_leaky_relu(ctx, x, kLeak, false), s.up.reach());
-    x = conv1d(ctx, s.up, x);
+    x = conv1d(ctx, s.up, prepare(s.up).leaky(x, kLeak, around.of(s.up, x->ne[0])));
     x = ggml_reshape_2d(ctx, x, x->ne[0] / u, u * n);
     io.stages.keep(g, x, str("hift_up", i));
     // At the last rate an utterance starts with a mirrored column.
@@ -262,18 +269,17 @@ ggml_tensor* HiftNet::decode(Graph& g, HiftTensors& io, bool first, Edges& edges
     const int64_t seen = (x->ne[1] - 1) * s.source_down.stride + s.source_down.kernel;
     ggml_tensor* source = conv1d(ctx, s.source_down, columns(ctx, io.source, offset, seen));
     io.stages.keep(g, source, str("hift_source_down", i));
-    source = run(ctx, s.source, source, edges);
+    source = run(g, s.source, source, around);
     io.stages.keep(g, source, str("hift_source_res", i));
     x = ggml_add(ctx, x, source);
     ggml_tensor* sum = nullptr;
     for (const ResBlock& block : s.blocks) {
-      ggml_tensor* y = run(ctx, block, x, edges);
+      ggml_tensor* y = run(g, block, x, around);
       sum = sum == nullptr ? y : ggml_add(ctx, sum, y);
     }
     x = ggml_scale(ctx, sum, 1.0F / static_cast<float>(HiftConfig::kKernels));
   }
-  x = edges.extend(ggml_leaky_relu(ctx, x, kPostLeak, false), post_.reach());
-  x = conv1d(ctx, post_, x);
+  x = conv1d(ctx, post_, prepare(post_).leaky(x, kPostLeak, around.of(post_, x->ne[0])));
   io.stages.keep(g, x, "hift_conv_post");
   return x;
 }
@@ -284,16 +290,16 @@ HiftTensors HiftNet::build(Graph& g, const HiftCache* cache, int64_t n, bool fir
   io.mel = g.input(GGML_TYPE_F32, {config_.n_mels, n + config_.ahead}, "mel");
   io.source = g.input(GGML_TYPE_F32,
                       {VocoderStft::kColumn, HiftConfig::kColumns * n + HiftConfig::kColumnMargin}, "source");
-  Edges edges(g, cache == nullptr ? nullptr : &cache->decoder, config_.causal);
-  io.spectrum = g.output(decode(g, io, first, edges), "spectrum");
+  Surroundings around(cache == nullptr ? nullptr : &cache->decoder, config_.causal);
+  io.spectrum = g.output(decode(g, io, first, around), "spectrum");
   return io;
 }
 
 HiftCache HiftNet::make_cache() const {
   // A graph without a cache tells which edges there are.
   Graph g(2 * max_nodes());
-  Edges decoder_edges(g, nullptr, config_.causal);
-  Edges f0_edges(g, nullptr, config_.causal);
+  Surroundings decoder_edges(nullptr, config_.causal);
+  Surroundings f0_edges(nullptr, config_.causal);
   HiftTensors io;
   io.mel = g.input(GGML_TYPE_F32, {config_.n_mels, 1 + config_.ahead}, "mel");
   io.source = g.input(GGML_TYPE_F32, {VocoderStft::kColumn, HiftConfig::kColumns + HiftConfig::kColumnMargin},
@@ -305,9 +311,9 @@ HiftCache HiftNet::make_cache() const {
   const size_t n = decoder_edges.wanted().size() + f0_edges.wanted().size();
   cache.context.reset(ggml_init({n * ggml_tensor_overhead(), nullptr, true}));
   require(cache.context != nullptr, ErrorCode::out_of_memory, "no memory for the vocoder's caches");
-  const auto make = [&](const Edges& edges, std::vector<ggml_tensor*>& out) {
-    for (const auto& [channels, rows] : edges.wanted()) {
-      out.push_back(ggml_new_tensor_2d(cache.context.get(), GGML_TYPE_F32, channels, rows));
+  const auto make = [&](const Surroundings& around, std::vector<ggml_tensor*>& out) {
+    for (const auto& [type, channels, rows] : around.wanted()) {
+      out.push_back(ggml_new_tensor_2d(cache.context.get(), type, channels, rows));
     }
   };
   make(decoder_edges, cache.decoder);

@@ -11,8 +11,8 @@
 
 #include "base/graph.h"
 #include "base/weights.h"
-#include "kernels/activations.h"
 #include "kernels/conv1d.h"
+#include "kernels/prepare.h"
 #include "token2wav/cost.h"
 #include "token2wav/stages.h"
 
@@ -97,16 +97,15 @@ class HiftNet {
     ResBlock source;
     std::array<ResBlock, HiftConfig::kKernels> blocks;
   };
-  class Edges;
+  class Surroundings;
 
   ResBlock load_block(const std::string& name, int64_t channels, const LinearPolicy& policy);
   Conv1d load_up(size_t stage, int64_t in, int64_t out, const LinearPolicy& policy);
-  ggml_tensor* run(ggml_context* ctx, const ResBlock& block, ggml_tensor* x, Edges& edges) const;
-  ggml_tensor* f0(Graph& g, ggml_tensor* mel, Edges& edges) const;
-  ggml_tensor* decode(Graph& g, HiftTensors& io, bool first, Edges& edges) const;
+  ggml_tensor* run(const Graph& g, const ResBlock& block, ggml_tensor* x, Surroundings& around) const;
+  ggml_tensor* f0(Graph& g, ggml_tensor* mel, Surroundings& around) const;
+  ggml_tensor* decode(Graph& g, HiftTensors& io, bool first, Surroundings& around) const;
 
   HiftConfig config_;
-  Activations activations_;
   Weights weights_;
   Conv1d pre_, post_;
   std::array<Stage, HiftConfig::kStages> stages_;

@@ -58,10 +58,10 @@ struct Token2Wav::Impl {
   Impl(const Files& files, const Token2WavOptions& options)
       : executor(std::make_shared<Executor>(std::make_shared<Device>(options.device))) {
     const WeightFormat format = parse_weight_format(options.weight_format);
-    flow = std::make_shared<Flow>(files.flow, executor, LinearPolicy{format});
+    flow = std::make_shared<Flow>(files.flow, executor, LinearPolicy{format, true, true});
     const WeightFormat vocoder_format = format == WeightFormat::q8_0 ? WeightFormat::stored : format;
     for (const auto& file : files.vocoders) {
-      auto vocoder = std::make_shared<Vocoder>(file, executor, LinearPolicy{vocoder_format});
+      auto vocoder = std::make_shared<Vocoder>(file, executor, LinearPolicy{vocoder_format, true, true});
       (vocoder->config().causal ? causal : original) = std::move(vocoder);
     }
     require(causal != nullptr || original != nullptr, ErrorCode::file,
