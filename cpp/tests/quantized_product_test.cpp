@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/gguf_builder.h"
 #include "base/graph.h"
 #include "base/random.h"
 #include "kernels/linear.h"
@@ -238,6 +239,34 @@ TEST(QuantizedProduct, LinearIsWithinTheRoundingOfActivations) {
     }
   }
 }
+
+#ifdef OMNI_HAS_QUANTIZED_KERNELS
+
+// Weights stay in the file, and whatever has more than two columns is multiplied by the kernels above.
+TEST(QuantizedProduct, TakesMappedWeights) {
+  if (!has_avx2()) GTEST_SKIP() << "no kernel for this processor";
+  for (const ggml_type type : kTypes) {
+    GgufBuilder builder;
+    builder.set("general.architecture", std::string("test"));
+    builder.tensor("layer.weight", type, {256, 32});
+    const auto file = builder.build("test", [](const GgufTensor& t, uint8_t* data) {
+      const std::vector<float> values = normals(t.elements(), 1);
+      ggml_quantize_chunk(t.type, values.data(), data, 0, t.ne[1], t.ne[0], nullptr);
+    });
+    Weights weights(file, std::make_shared<Device>(DeviceOptions{.n_threads = 1}));
+    const Linear layer = load_linear(weights, "layer", 256, 32, Bias::none);
+    weights.load();
+    EXPECT_EQ(weights.copied_bytes(), 0U);
+    EXPECT_EQ(layer.weight->data, static_cast<const void*>(file->tensor("layer.weight").data));
+    const Graph g(16);
+    for (const int64_t n : {1, 2, 3, 64}) {
+      const ggml_tensor* y = linear(g.ctx(), layer, g.input(GGML_TYPE_F32, {256, n}, "x"));
+      EXPECT_EQ(y->op, n > 2 ? GGML_OP_CUSTOM : GGML_OP_MUL_MAT) << ggml_type_name(type) << ", " << n;
+    }
+  }
+}
+
+#endif  // OMNI_HAS_QUANTIZED_KERNELS
 
 }  // namespace
 }  // namespace omni

@@ -73,7 +73,8 @@ bool multiplies(ggml_type type, int64_t n) {
 bool in_host_memory(const ggml_tensor* weights) {
   if (weights->buffer == nullptr || !ggml_backend_buffer_is_host(weights->buffer)) return false;
   ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(weights->buffer));
-  return device != nullptr && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+  // Mapped memory has no device.
+  return device == nullptr || ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
 }
 
 #endif  // OMNI_HAS_QUANTIZED_KERNELS
