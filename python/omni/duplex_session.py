@@ -133,7 +133,7 @@ class DuplexSession:
         on_event: Callable[[Event], None] | None = None,
         quirks: Literal["fixed", "reference"] | None = None,
     ) -> None:
-        logic = _ext.DuplexOptions()
+        logic = _ext.DuplexOptions.of_model(str(model.files.llm))
         logic.max_new_speak_tokens_per_chunk = max_speak
         logic.force_listen_count = force_listen
         logic.sliding_window_mode = sliding_window_mode
