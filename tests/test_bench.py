@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from omni import AudioEncoder, Token2Wav, VisionEncoder, _ext
-from omni.bench import Work, audio, measure, table, vision
+from omni import AudioEncoder, SpeechModel, Token2Wav, VisionEncoder, _ext
+from omni.bench import Work, audio, measure, spoken, table, vision
+from omni.model_files import find_model_files
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -118,6 +119,34 @@ def test_token2wav_rows(tiny_model_dir: Path) -> None:
         assert row["gflops"] > 0
         assert row["gbytes"] > 0
         assert row["real_time_factor"] == pytest.approx(row["ms"] / 1e3)
+
+
+def test_rows_of_speaking(tiny_model_dir: Path) -> None:
+    """Both networks together, and how long the first sound takes, which is no factor of real time."""
+    arguments = ("-m", str(tiny_model_dir), "--threads", "1", "--repeats", "1", "--seconds", "0.1")
+    result = bench("spoken", *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["what"] for row in rows] == [
+        "1 s, 10 steps", "first sound, 10", "1 s, 5 steps", "first sound, 5"
+    ]  # fmt: skip
+    for row in rows:
+        assert row["gflops"] > 0
+        assert (row["real_time_factor"] is None) == row["what"].startswith("first")
+
+
+def test_first_sound_is_heard(tiny_model_dir: Path) -> None:
+    """What is timed ends with samples, and every run starts from silence."""
+    files = find_model_files(tiny_model_dir)
+    assert files.tts is not None
+    speech = SpeechModel(files.tts, files.projector, n_threads=1)
+    token2wav = Token2Wav(tiny_model_dir, n_threads=1)
+    second, first, *_ = spoken.works(speech, token2wav, _ext.measure_peaks(1, 0.02))
+    for work in (second, first):
+        assert work.prepare is not None
+        for _ in range(2):
+            work.prepare()
+            assert work.run()
 
 
 def test_token2wav_costs(tiny_model_dir: Path) -> None:

@@ -18,7 +18,7 @@ import omni
 from omni.audio_io import load_audio
 from omni.images import load_image
 from omni.simplex import TextGroup
-from omni.speaking import TTSSamplingParams, spoken_span
+from omni.speaking import Speaker, TTSSamplingParams, spoken_span
 
 # As in test_token2wav: the excitation's phase is a large float32 number. The reference's samples are int16.
 WAVE = 4e-3
@@ -28,9 +28,12 @@ Floats = NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def model(tiny_model_dir: Path) -> omni.MiniCPMO:
-    return omni.MiniCPMO.from_pretrained(
+    model = omni.MiniCPMO.from_pretrained(
         tiny_model_dir, quirks="reference", n_ctx=1024, kv_type="f32", n_threads=1
     )
+    # In full precision, to be held against the reference's sound.
+    model._speaker = Speaker.load(model.files, kv_type="f32", token2wav_format="stored", n_threads=1)
+    return model
 
 
 @pytest.fixture(scope="module")

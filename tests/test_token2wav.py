@@ -63,15 +63,21 @@ def both_dir(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def original(tiny_model_dir: Path) -> omni.Token2Wav:
     # One thread: graphs this small gain nothing from a second one.
-    return omni.Token2Wav(tiny_model_dir, vocoder="original", n_threads=1)
+    return omni.Token2Wav(tiny_model_dir, vocoder="original", weight_format="stored", n_threads=1)
 
 
 @pytest.fixture(scope="module")
 def causal(both_dir: Path) -> omni.Token2Wav:
+    return omni.Token2Wav(both_dir, weight_format="stored", n_threads=1)
+
+
+@pytest.fixture(scope="module")
+def rounded(both_dir: Path) -> omni.Token2Wav:
+    """As it is used: weights and caches in BF16."""
     return omni.Token2Wav(both_dir, n_threads=1)
 
 
-@pytest.fixture(params=["original", "causal"])
+@pytest.fixture(params=["original", "rounded"])
 def model(request: pytest.FixtureRequest) -> omni.Token2Wav:
     model: omni.Token2Wav = request.getfixturevalue(request.param)
     return model
@@ -266,6 +272,18 @@ def test_rounded_weights(
     assert relative_rms(stages["flow_mel"].reshape(-1, 80).T, offline["flow_mel"]) < tolerance
 
 
+def test_rounded_streams(rounded: omni.Token2Wav, golden: Path, offline: Arrays, voice: omni.Voice) -> None:
+    """Caches are rounded, too: 2^-9 of every key, value, weight and activation, through 4 windows."""
+    assert rounded.info.matrix_type == "bf16"
+    expected = np.load(golden / "token2wav_v107.npz")
+    stream = rounded.stream(voice, noise=offline["noise"], silence=False, excitation=False)
+    for k, info in enumerate(json.loads(str(expected["info"]))):
+        stream.window(expected[f"k{k}_tokens"], last=info["last"])
+        assert relative_rms(stream._stream._mel.T, expected[f"k{k}_mel"]) < 0.01
+        if not info["last"]:
+            assert stream._stream._cache_frames == (info["att_frames"], info["conformer_frames"])
+
+
 # ---- the official default voice ----
 
 
@@ -305,6 +323,18 @@ def test_prompt_cache(
             model.stream(voice, steps=steps)
     with pytest.raises(omni.UnsupportedError, match="only be streamed"):
         model.synthesize(tokens, voice, steps=5)
+
+
+def test_rounded_prompt_cache(
+    causal: omni.Token2Wav, rounded: omni.Token2Wav, offline: Arrays, tmp_path: Path
+) -> None:
+    voice = omni.Voice.load(prompt_cache(tmp_path / "prompt_cache.gguf", offline))
+    mels: list[Floats] = []
+    for made in (causal, rounded):
+        stream = made.stream(voice, steps=5, silence=False)
+        stream.window(np.arange(28))
+        mels.append(stream._stream._mel)
+    assert relative_rms(mels[1], mels[0]) < 0.01
 
 
 def test_prompt_cache_of_another_model(model: omni.Token2Wav, offline: Arrays, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from omni.errors import InvalidArgumentError, ModelFileError
 from omni.model_check import check_model_files
 from omni.speech_model import SpeechModel, SpeechStream
 from omni.token2wav import SAMPLE_RATE, Token2Wav, Token2WavStream
+from omni.vision_encoder import WeightFormat
 from omni.voice import TOKENIZER_FILE, Voice
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Speaker:
         token2wav: str | os.PathLike[str] | None = None,
         *,
         kv_type: Literal["f32", "f16"] = "f16",
+        token2wav_format: WeightFormat = "auto",
         **compute: Any,
     ) -> Speaker:
         """Loads both models; `kv_type` is the speech model's. Raises ModelFileError if a file is missing."""
@@ -139,7 +141,7 @@ class Speaker:
             raise ModelFileError(f"speech needs {files.directory / 'token2wav-gguf'}, which is not there")
         check_model_files(replace(files, token2wav=folder), ["speech"])
         speech = SpeechModel(files.tts, files.projector, kv_type=kv_type, **compute)
-        return cls(speech, Token2Wav(folder, **compute), folder)
+        return cls(speech, Token2Wav(folder, weight_format=token2wav_format, **compute), folder)
 
     # ---- the voice ----
 

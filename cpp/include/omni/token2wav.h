@@ -15,8 +15,9 @@
 namespace omni {
 
 struct Token2WavOptions {
-  // How float weights are held: "stored", "bf16" or "q8_0" (the vocoder is never held in q8_0).
-  std::string weight_format = "stored";
+  // How float weights are held: "stored", "bf16", "q8_0" (the vocoder is never held in q8_0), or "auto": as
+  // BF16 on the host processor, as stored elsewhere. With BF16 the flow's caches are BF16, too.
+  std::string weight_format = "auto";
   // Which vocoder streams use: "causal", "original", or "auto" for the causal one if there is one.
   std::string vocoder = "auto";
   DeviceOptions device;

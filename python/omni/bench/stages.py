@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import omni
-from omni.bench import Peaks, Work, audio, llm, speech, token2wav, vision
+from omni.bench import Peaks, Work, audio, llm, speech, spoken, token2wav, vision
 from omni.errors import InvalidArgumentError
 from omni.model_files import ModelFiles
 from omni.options import device_of, model_of
@@ -81,7 +81,7 @@ def _audio_encoder(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
     return audio.works(encoder, peaks)
 
 
-def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+def _open_speech_model(args: argparse.Namespace) -> omni.SpeechModel:
     options = _options(args) | {"kv_type": args.kv_type}
     if args.synthetic:
         model = omni.SpeechModel.synthetic(layers=min(args.layers, speech.LAYERS), **options)
@@ -89,10 +89,10 @@ def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
         projector = _files(args).projector
         model = omni.SpeechModel(_part(args, "tts"), projector, **options)
     _say("speech model", model.info, model.device_name)
-    return speech.works(model, peaks, args.past)
+    return model
 
 
-def _token2wav(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+def _open_token2wav(args: argparse.Namespace) -> omni.Token2Wav:
     if args.synthetic:
         model = omni.Token2Wav.synthetic(**_options(args))
     else:
@@ -102,7 +102,19 @@ def _token2wav(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
         f"token2wav: {info.parameters / 1e6:.0f} M parameters, the flow's held mostly as {info.matrix_type}",
         file=sys.stderr,
     )
-    return token2wav.works(model, peaks)
+    return model
+
+
+def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    return speech.works(_open_speech_model(args), peaks, args.past)
+
+
+def _token2wav(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    return token2wav.works(_open_token2wav(args), peaks)
+
+
+def _spoken(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+    return spoken.works(_open_speech_model(args), _open_token2wav(args), peaks)
 
 
 # Stages by name, in the order of a run; each opens its network only when it is its turn.
@@ -112,4 +124,5 @@ STAGES: Mapping[str, Callable[[argparse.Namespace, Peaks], Iterator[Work]]] = {
     "audio": _audio_encoder,
     "speech": _speech_model,
     "token2wav": _token2wav,
+    "spoken": _spoken,
 }
