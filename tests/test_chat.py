@@ -473,7 +473,7 @@ def test_pictures_are_encoded_once(fixed: omni.MiniCPMO, monkeypatch: pytest.Mon
 
 
 def test_the_memory_for_encodings_is_bounded() -> None:
-    encodings = omni.minicpmo._EncodingCache(max_bytes=1000)
+    encodings = omni.encodings.EncodingCache(max_bytes=1000)
     calls = []
     for number in (0, 1, 2, 3, 0, 3):
 

@@ -212,12 +212,13 @@ void register_encoder(py::module_& m) {
       .def("encode", &encode, py::arg("wavs"), py::arg("chunk_seconds"))
       .def(
           "stream",
-          [](const std::shared_ptr<AudioEncoder>& self, const std::string& mode) {
-            const MelStreamOptions options = MelStreamOptions::named(mode);
+          [](const std::shared_ptr<AudioEncoder>& self, const std::string& mode, bool lead_in) {
+            MelStreamOptions options = MelStreamOptions::named(mode);
+            if (!lead_in) options.lead_in_samples = 0;
             const py::gil_scoped_release release;
             return std::make_unique<Stream>(Stream{self, self->stream(options)});
           },
-          py::arg("mode"))
+          py::arg("mode"), py::arg("lead_in") = true)
       .def("_inspect", &inspect, py::arg("wav"), py::arg("chunk_seconds"));
 }
 

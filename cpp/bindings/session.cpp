@@ -1,4 +1,5 @@
-// bindings/session.cpp - the full-duplex logic for Python.
+// bindings/session.cpp - the full-duplex logic and the windows of spoken turns for Python.
+#include "omni/duplex_networks.h"
 #include "omni/error.h"
 
 #include <optional>
@@ -17,6 +18,18 @@ class Duplex {
       : width_(model->info().width),
         session_(model, model->new_cache(n_ctx)),
         logic_(session_, tokenizer, options) {}
+
+  struct Snapshot {
+    std::shared_ptr<const DuplexLogic::Snapshot> logic;
+    std::unique_ptr<KvCache> cache;
+  };
+  std::unique_ptr<Snapshot> save() const {
+    return std::make_unique<Snapshot>(Snapshot{logic_.save(), session_.cache().clone()});
+  }
+  void restore(const Snapshot& snapshot) {
+    session_.restore(*snapshot.cache);
+    logic_.restore(*snapshot.logic);
+  }
 
   DuplexLogic& logic() { return logic_; }
   const LanguageModelSession& session() const { return session_; }
@@ -59,6 +72,27 @@ const char* name_of(WindowMode mode) {
       return "context";
   }
   return "";
+}
+
+std::unique_ptr<TokenWindows> make_windows(std::shared_ptr<Token2Wav> model, const Voice& voice, int steps,
+                                           uint64_t seed, const FloatArray& noise, bool excitation,
+                                           bool flush_every_unit) {
+  DuplexSoundOptions options;
+  options.stream = {steps, seed, false, {noise.data(), noise.data() + noise.size()}, excitation};
+  options.flush_every_unit = flush_every_unit;
+  const py::gil_scoped_release release;
+  return std::make_unique<TokenWindows>(std::move(model), std::make_shared<const Voice>(voice), options);
+}
+
+py::array_t<float> render(TokenWindows& windows, const IntArray& tokens, bool starts_turn, bool end_of_turn) {
+  std::vector<float> wave;
+  const std::span<const int32_t> ids = view(tokens);
+  {
+    const py::gil_scoped_release release;
+    windows.render(ids, starts_turn, end_of_turn, wave);
+  }
+  const auto n = static_cast<py::ssize_t>(wave.size());
+  return to_array(std::move(wave), {n});
 }
 
 }  // namespace
@@ -120,6 +154,18 @@ void register_session(py::module_& m) {
       });
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  py::class_<Duplex::Snapshot>(m, "DuplexSnapshot");
+
+  py::class_<TokenWindows>(m, "TokenWindows")
+      .def(py::init(&make_windows), py::arg("model"), py::arg("voice"), py::kw_only(), py::arg("steps"),
+           py::arg("seed"), py::arg("noise"), py::arg("excitation"), py::arg("flush_every_unit"))
+      .def("render", &render, py::arg("tokens"), py::arg("starts_turn"), py::arg("end_of_turn"))
+      .def("cancel", &TokenWindows::cancel, unlocked)
+      .def("clone", &TokenWindows::clone, unlocked)
+      .def_property_readonly("buffered", [](const TokenWindows& w) {
+        return std::vector<int32_t>(w.buffered().begin(), w.buffered().end());
+      });
+
   py::class_<Duplex>(m, "DuplexLogic")
       .def(py::init<std::shared_ptr<LanguageModel>, const Tokenizer&, const DuplexOptions&, int64_t>(),
            py::arg("model"), py::arg("tokenizer"), py::arg("options"), py::arg("n_ctx") = 0)
@@ -132,6 +178,9 @@ void register_session(py::module_& m) {
             d.logic().prepare(prefix, voice, suffix, marker);
           },
           py::arg("prefix"), py::arg("reference"), py::arg("suffix"), py::arg("previous_marker"))
+      .def(
+          "make_room", [](Duplex& d, int64_t count) { d.logic().make_room(count); }, py::arg("rows"),
+          unlocked)
       .def("prefill", &prefill, py::arg("images"), py::arg("audio"), py::arg("text_ids"))
       .def(
           "generate", [](Duplex& d, bool force_listen) { return d.logic().generate(force_listen); },
@@ -141,6 +190,11 @@ void register_session(py::module_& m) {
       .def(
           "set_break", [](Duplex& d, bool on) { d.logic().set_break(on); }, py::arg("on"))
       .def("stop", [](Duplex& d) { d.logic().stop(); })
+      .def("save", &Duplex::save, unlocked)
+      .def("restore", &Duplex::restore, py::arg("snapshot"), unlocked)
+      .def(
+          "set_max_new_speak_tokens", [](Duplex& d, int count) { d.logic().set_max_new_speak_tokens(count); },
+          py::arg("count"))
       .def("set_options_sampling",
            [](Duplex& d, const DuplexOptions& o) { d.logic().set_sampling(o.sampling); })
       .def_property_readonly("turn_is_open", [](Duplex& d) { return d.logic().turn_is_open(); })
@@ -148,7 +202,15 @@ void register_session(py::module_& m) {
       .def_property_readonly("protected_rows", [](Duplex& d) { return d.logic().protected_rows(); })
       .def_property_readonly("previous", [](Duplex& d) { return d.logic().previous(); })
       .def_property_readonly("cache_length", [](Duplex& d) { return d.session().length(); })
+      .def_property_readonly("cache_capacity", [](Duplex& d) { return d.session().capacity(); })
+      .def_property_readonly("_logits",
+                             [](Duplex& d) {
+                               const auto logits = d.logic().logits();
+                               return to_array(std::vector<float>(logits.begin(), logits.end()),
+                                               {static_cast<py::ssize_t>(logits.size())});
+                             })
       .def_property_readonly("schema", [](Duplex& d) { return d.logic().schema(); })
+      .def_property_readonly("unit_schemas", [](Duplex& d) { return d.logic().unit_schemas(); })
       .def("_keys", [](Duplex& d, int64_t layer, int64_t first, int64_t count) {
         std::vector<float> keys = d.session().cache().keys(layer, first, count);
         const auto size = static_cast<py::ssize_t>(keys.size());

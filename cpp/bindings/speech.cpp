@@ -117,6 +117,7 @@ void register_speech(py::module_& m) {
              }
              return tokens;
            })
+      .def("clone", &SpeechStream::clone, py::call_guard<py::gil_scoped_release>())
       .def("reset", &SpeechStream::reset, py::call_guard<py::gil_scoped_release>())
       .def("position", &SpeechStream::position, py::call_guard<py::gil_scoped_release>())
       .def("n_cached", &SpeechStream::n_cached, py::call_guard<py::gil_scoped_release>());

@@ -23,6 +23,7 @@ from omni._ext import (
     list_devices,
 )
 from omni.audio_encoder import AudioEncoder, AudioStream
+from omni.duplex import MiniCPMODuplex
 from omni.duplex_events import (
     AudioEvent,
     DegradedEvent,
@@ -79,6 +80,7 @@ __all__ = [
     "InvalidArgumentError",
     "LanguageModel",
     "MiniCPMO",
+    "MiniCPMODuplex",
     "ModelFileError",
     "OmniError",
     "OutOfMemoryError",

@@ -129,14 +129,15 @@ class AudioEncoder:
         """
         return self._encoder.encode([_samples(wav) for wav in wavs16k], chunk_seconds)
 
-    def stream(self, mode: Literal["simplex", "duplex"] = "simplex") -> AudioStream:
+    def stream(self, mode: Literal["simplex", "duplex"] = "simplex", *, lead_in: bool = True) -> AudioStream:
         """Begin a stream that encodes sound second by second.
 
         Args:
             mode: "duplex" gives each second 20 ms of its neighbours, so that convolutions have no seams;
                 "simplex" none.
+            lead_in: False if the sound brings the 35 ms of zeros before its first sample itself.
         """
-        return AudioStream(self._encoder.stream(mode))
+        return AudioStream(self._encoder.stream(mode, lead_in))
 
 
 class AudioStream:

@@ -19,7 +19,7 @@ from omni import _ext
 from omni.audio_io import MODEL_RATE, Resampler, float_samples, load_audio
 from omni.duplex_events import EVENTS, Event
 from omni.errors import InvalidArgumentError
-from omni.prompts import default_duplex_prompt
+from omni.prompts import duplex_prompt
 from omni.voice import Voice
 
 if TYPE_CHECKING:
@@ -49,14 +49,6 @@ def _reference(recording: Recording | Voice | None) -> NDArray[np.float32] | Non
     if isinstance(recording, (str, os.PathLike)):
         return load_audio(recording)
     return load_audio(np.asarray(recording), source_rate=MODEL_RATE)
-
-
-def _prompt(text: str | None, has_span: bool) -> tuple[str, str]:
-    """What the session begins with, before and after the recording (or an empty span for one)."""
-    opening = f"<|im_start|>system\n{text or default_duplex_prompt()}"
-    if not has_span:
-        return opening, "<|im_end|>"
-    return f"{opening}\n<|audio_start|>", "<|audio_end|><|im_end|>"
 
 
 class DuplexSession:
@@ -159,7 +151,7 @@ class DuplexSession:
         )
         audio = model.require_audio()
         reference = _reference(ref_audio)
-        prefix, suffix = _prompt(prompt, reference is not None or is_server)
+        prefix, suffix = duplex_prompt(prompt, reference is not None or is_server)
         speaker = model.require_speaker() if generate_audio else None
         voice = None if speaker is None else speaker.choose_voice(ref_audio, None)
         sound: dict[str, Any] = {"steps": 1, "seed": 0, "noise": None, "excitation": True}

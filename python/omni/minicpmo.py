@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 import os
 import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni import _ext
+from omni.arguments import TORCH_ARGUMENTS, warn_unknown
 from omni.audio_encoder import AudioEncoder
+from omni.duplex import DuplexParams, MiniCPMODuplex
+from omni.encodings import EncodingCache
 from omni.errors import InvalidArgumentError, ModelFileError, UnsupportedError
 from omni.fetch import Limits
 from omni.generation import (
@@ -52,11 +53,6 @@ _logger = logging.getLogger("omni")
 _STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _AUDIO_CHUNK_SECONDS = 1.0
 _ENCODINGS_BYTES = 128 << 20
-# What programs written for PyTorch pass to from_pretrained, without a meaning here.
-_TORCH_ARGUMENTS = {
-    "trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "device_map", "low_cpu_mem_usage",
-    "use_safetensors",
-}  # fmt: skip
 
 
 class MiniCPMO:
@@ -85,7 +81,7 @@ class MiniCPMO:
         self.audio: AudioEncoder | None = None
         self._stop_ids = [self.tokenizer.required_id(token) for token in _STOP_TOKENS]
         self._tts_eos = self.tokenizer.required_id("<|tts_eos|>")
-        self._encodings = _EncodingCache(_ENCODINGS_BYTES)
+        self._encodings = EncodingCache(_ENCODINGS_BYTES)
         self._dialogue: PromptCache | None = None
         self._simplex: SimplexSession | None = None
         self._speaker: Speaker | None = None
@@ -132,7 +128,7 @@ class MiniCPMO:
         if quirks not in ("fixed", "reference"):
             raise InvalidArgumentError(f"quirks must be 'fixed' or 'reference', not {quirks!r}")
         hub = HubOptions.taken_from(kwargs)
-        _warn_unknown("from_pretrained", {key: kwargs[key] for key in kwargs if key not in _TORCH_ARGUMENTS})
+        warn_unknown("from_pretrained", {key: kwargs[key] for key in kwargs if key not in TORCH_ARGUMENTS})
         wanted = {"vision": init_vision, "audio": init_audio, "speech": init_tts}
         parts = [part for part in wanted if wanted[part]]
         files = resolve_model(model, quant, parts, hub)
@@ -189,7 +185,7 @@ class MiniCPMO:
         Raises:
             ModelFileError, FormatError, UnsupportedError, OutOfMemoryError, DeviceError
         """
-        _warn_unknown("init_tts", kwargs)
+        warn_unknown("init_tts", kwargs)
         if self._speaker is None:
             kv_type: Literal["f32", "f16"] = "f32" if self._kv_type == "f32" else "f16"
             self._speaker = Speaker.load(self.files, model_dir, kv_type=kv_type, **self._compute)
@@ -228,6 +224,13 @@ class MiniCPMO:
             self._part("audio")
             raise InvalidArgumentError("the model was loaded without the sound encoder: call init_audio()")
         return self.audio
+
+    def require_vision(self) -> VisionEncoder:
+        """The picture encoder. Raises if its file is missing, or it is not loaded."""
+        if self.vision is None:
+            self._part("vision")
+            raise InvalidArgumentError("the model was loaded without the picture encoder: call init_vision()")
+        return self.vision
 
     def _part(self, name: Literal["vision", "audio"]) -> Path:
         path: Path | None = getattr(self.files, name)
@@ -351,7 +354,7 @@ class MiniCPMO:
             The answer's text, a list of them for a list of dialogues, or a `TextStream`; with `return_prompt`
             a pair of that and the prompt.
         """
-        _warn_unknown("chat", kwargs)
+        warn_unknown("chat", kwargs)
         if tts_proj_layer != -1:
             raise UnsupportedError(
                 f"tts_proj_layer must be -1, not {tts_proj_layer}: other layers are not kept"
@@ -534,11 +537,7 @@ class MiniCPMO:
 
     def _encode_picture(self, pixels: NDArray[np.uint8], max_slices: int) -> NDArray[np.float32]:
         """Rows [k * embeddings of a slice, D]."""
-        if self.vision is None:
-            self._part("vision")
-            raise InvalidArgumentError("the model was loaded without the picture encoder: call init_vision()")
-
-        vision = self.vision
+        vision = self.require_vision()
 
         def encode() -> NDArray[np.float32]:
             rows = vision.encode(pixels, max_slice_nums=max_slices)
@@ -596,7 +595,7 @@ class MiniCPMO:
         Raises:
             InvalidArgumentError, ContextFullError, ModelFileError, FormatError
         """
-        _warn_unknown("streaming_prefill", kwargs)
+        warn_unknown("streaming_prefill", kwargs)
         if self._simplex is None or self._simplex.session_id != session_id:
             self.reset_session(reset_token2wav_cache=False)
             self._simplex = SimplexSession(self, session_id, self._n_ctx)
@@ -658,7 +657,7 @@ class MiniCPMO:
         Raises:
             InvalidArgumentError, ContextFullError, UnsupportedError
         """
-        _warn_unknown("streaming_generate", kwargs)
+        warn_unknown("streaming_generate", kwargs)
         session = self._simplex
         if session is None or session.session_id != session_id:
             raise InvalidArgumentError(
@@ -711,6 +710,20 @@ class MiniCPMO:
         if reset_token2wav_cache and self._speaker is not None:
             self._speaker.forget_voice()
 
+    # ---- full duplex ----
+
+    def as_duplex(self, device: str | None = None, **params: Any) -> MiniCPMODuplex:
+        """A full-duplex session with the same weights, and a context of its own.
+
+        Args:
+            device: accepted and not used.
+            params: see `omni.duplex.DuplexParams`.
+
+        Raises:
+            InvalidArgumentError, UnsupportedError, OutOfMemoryError
+        """
+        return MiniCPMODuplex(self, DuplexParams.of(params, self.variant), self._n_ctx)
+
     # ---- text of an answer ----
 
     def _text(self, tokens: Iterator[int], result: Generation) -> Iterator[str]:
@@ -746,32 +759,6 @@ class MiniCPMO:
         )
 
 
-class _EncodingCache:
-    """Embeddings of what was encoded last, found by content."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._rows: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
-
-    def get(
-        self, source: tuple[NDArray[Any], int], encode: Callable[[], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """The embeddings of an array and a setting; `encode` makes them."""
-        values, setting = source
-        head = f"{values.dtype}{values.shape}{setting}".encode()
-        key = hashlib.blake2b(head + np.ascontiguousarray(values).tobytes()).digest()
-        if key in self._rows:
-            self._rows.move_to_end(key)
-            return self._rows[key]
-        rows = encode()
-        self._rows[key] = rows
-        self._bytes += rows.nbytes
-        while self._bytes > self._max_bytes:
-            self._bytes -= self._rows.popitem(last=False)[1].nbytes
-        return rows
-
-
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
@@ -783,8 +770,3 @@ def _is_batch(msgs: Any) -> bool:
         and len(msgs) > 0
         and isinstance(msgs[0], (list, tuple))
     )
-
-
-def _warn_unknown(function: str, kwargs: Mapping[str, Any]) -> None:
-    for name in kwargs:
-        warnings.warn(f"{function}() ignores the argument {name}, which it doesn't know", stacklevel=3)

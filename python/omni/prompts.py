@@ -15,6 +15,7 @@ __all__ = [
     "audio_placeholder",
     "audio_rows",
     "default_duplex_prompt",
+    "duplex_prompt",
     "image_placeholder",
     "mimic_messages",
     "read_aloud_messages",
@@ -45,6 +46,19 @@ _MIMIC_SYSTEM = (
     "Respond with just the answer, no redundancy."
 )
 _MIMIC = "Please repeat the following speech in the appropriate language."
+
+
+def duplex_prompt(text: str | None, has_span: bool) -> tuple[str, str]:
+    """What a full-duplex session begins with, before and after the recording (or an empty span for one).
+
+    Args:
+        text: what the model is to be; None or empty: the published default.
+        has_span: there are marks of a recording.
+    """
+    opening = f"<|im_start|>system\n{text or default_duplex_prompt()}"
+    if not has_span:
+        return opening, "<|im_end|>"
+    return f"{opening}\n<|audio_start|>", "<|audio_end|><|im_end|>"
 
 
 def _json(value: Any) -> str:

@@ -83,6 +83,10 @@ class SpeechStream:
         """End a turn whose text ended without `last`, and give the tokens that wait for company."""
         return self._stream.flush()
 
+    def clone(self) -> SpeechStream:
+        """Copy the stream with its state."""
+        return SpeechStream(self._stream.clone(), self._llm_width)
+
     def reset(self) -> None:
         """Forget everything; the stream is as it was made, random numbers included."""
         self._stream.reset()

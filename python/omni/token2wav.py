@@ -169,7 +169,7 @@ class Token2Wav:
             InvalidArgumentError: the voice can't be used with these steps.
         """
         stream = self._model.stream(
-            voice, steps=steps, seed=seed, silence=silence, noise=_noise(noise), excitation=excitation
+            voice, steps=steps, seed=seed, silence=silence, noise=flow_noise(noise), excitation=excitation
         )
         return Token2WavStream(stream)
 
@@ -189,7 +189,7 @@ class Token2Wav:
         arguments are those of `stream()`. The vocoder is the original one if the model has it.
         """
         return self._model.synthesize(
-            _ids(tokens), voice, steps=steps, seed=seed, noise=_noise(noise), excitation=excitation
+            _ids(tokens), voice, steps=steps, seed=seed, noise=flow_noise(noise), excitation=excitation
         )
 
     def vocode(self, mel: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -217,7 +217,8 @@ def _ids(tokens: ArrayLike) -> NDArray[np.int32]:
     return values.astype(np.int32)
 
 
-def _noise(noise: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def flow_noise(noise: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Noise [80, frames] as the engine takes it, frame after frame; None: nothing, for the fixed table."""
     if noise is None:
         return np.zeros(0, np.float32)
     values = np.asarray(noise, np.float32)

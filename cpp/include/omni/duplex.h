@@ -111,6 +111,10 @@ class OMNI_API DuplexLogic {
   void prepare(const std::string& prefix, std::span<const float> reference, const std::string& suffix,
                const std::string& previous_marker = "\n\nprevious: ");
 
+  // Makes sure that a unit of so many rows fits, its answer included; the window may drop units for it.
+  // prefill() does so, too. Throws Error(context_full).
+  void make_room(int64_t rows);
+
   // Feeds what one unit saw and heard. Checked first, fed as a whole. Throws Error(invalid_argument) for an
   // empty input, for wrong sizes, and if the unit before was not generated; Error(cancelled) after stop() or
   // set_break(); Error(context_full).
@@ -133,6 +137,8 @@ class OMNI_API DuplexLogic {
   int64_t protected_rows() const;                // system prompt, never dropped
   const std::vector<int32_t>& previous() const;  // marker and text kept of dropped units
   const DuplexOptions& options() const;
+  // What the last decision was made of, or the next one will be, for tests. [n_vocab], or nothing.
+  std::span<const float> logits() const;
   void set_sampling(const DuplexSamplerOptions& sampling);
   void set_max_new_speak_tokens(int count);
 

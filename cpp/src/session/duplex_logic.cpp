@@ -123,6 +123,7 @@ struct DuplexLogic::Impl : DuplexProgress {
     return model.forward(embeds, want_logits ? 0 : -1);
   }
 
+  // Rows that generate() may feed: its tokens, the end of a turn that is closed from outside, both ends.
   int64_t room_for_answer() const { return options.max_new_speak_tokens_per_chunk + 2; }
   void close_unit();
   int32_t choose(bool force);
@@ -210,6 +211,17 @@ void DuplexLogic::prepare(const std::string& prefix, std::span<const float> refe
   s.window.begin(prefix_rows, std::move(suffix_ids), s.tokenizer.encode(previous_marker));
 }
 
+void DuplexLogic::make_room(int64_t rows) {
+  Impl& s = *impl_;
+  // So that a unit is never left half done.
+  const int64_t needed = rows + s.room_for_answer();
+  s.window.make_room(needed);
+  require(needed <= s.model.capacity() - s.model.length(), ErrorCode::context_full,
+          "the context is full: ", s.model.length(), " of ", s.model.capacity(),
+          " positions are used and this unit may need ", needed,
+          "; use a larger n_ctx, or sliding_window_mode 'basic'");
+}
+
 void DuplexLogic::prefill(const DuplexInput& input) {
   Impl& s = *impl_;
   require(!s.is_stopped && !s.is_broken, ErrorCode::cancelled, "the session was ",
@@ -237,14 +249,8 @@ void DuplexLogic::prefill(const DuplexInput& input) {
   s.append_ids(rows, input.text_ids);
   if (input.images.empty() && input.audio.empty()) decision = s.rows_of(rows.size()) - 1;
 
-  // Room for the answer too, so that a unit is never left half done: its tokens, a closed turn and both ends.
-  const int64_t needed = s.rows_of(rows.size()) + s.room_for_answer();
-  s.window.make_room(needed);
+  make_room(s.rows_of(rows.size()));
   const int64_t first_row = s.model.length();
-  require(needed <= s.model.capacity() - first_row, ErrorCode::context_full,
-          "the context is full: ", first_row, " of ", s.model.capacity(),
-          " positions are used and this unit may need ", needed,
-          "; use a larger n_ctx, or sliding_window_mode 'basic'");
   const SessionModel::Output out = s.model.forward(rows, decision);
   s.logits.assign(out.logits.begin(), out.logits.end());
   s.has_logits = true;
@@ -337,6 +343,9 @@ int64_t DuplexLogic::protected_rows() const {
 }
 const std::vector<int32_t>& DuplexLogic::previous() const {
   return impl_->window.previous();
+}
+std::span<const float> DuplexLogic::logits() const {
+  return impl_->logits;
 }
 const DuplexOptions& DuplexLogic::options() const {
   return impl_->options;

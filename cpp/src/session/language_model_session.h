@@ -35,6 +35,8 @@ class LanguageModelSession : public SessionModel {
   void move(int64_t first, int64_t count, int64_t target) override { cache_->move(first, count, target); }
 
   const KvCache& cache() const { return *cache_; }
+  // Goes on from a copy of another state of this cache.
+  void restore(const KvCache& cache) { cache_ = cache.clone(); }
 
  private:
   std::shared_ptr<LanguageModel> model_;
