@@ -48,6 +48,7 @@ from omni.errors import (
 )
 from omni.generation import Generation, TextStream
 from omni.language_model import Cache, LanguageModel
+from omni.live.duplex_video import generate_duplex_video
 from omni.minicpmo import MiniCPMO
 from omni.prompts import apply_chat_template, system_prompt
 from omni.speech_model import SpeechModel, SpeechStream
@@ -107,6 +108,7 @@ __all__ = [
     "beam_search",
     "cpu_features",
     "default_threads",
+    "generate_duplex_video",
     "list_devices",
     "media",
     "system_prompt",

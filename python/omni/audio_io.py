@@ -185,7 +185,7 @@ def save_wav(path: str | os.PathLike[str] | BinaryIO, samples: npt.NDArray[Any],
     values = float_samples(samples)
     if not np.isfinite(values).all():
         raise InvalidArgumentError("samples to write must be finite numbers; there are NaN or infinite ones")
-    frames = np.clip(np.rint(values * 32768.0), -32768, 32767).astype("<i2")
+    frames = to_pcm16(values)
     encoded = io.BytesIO()
     with wave.open(encoded, "wb") as out:
         out.setnchannels(frames.shape[1])
@@ -199,6 +199,12 @@ def save_wav(path: str | os.PathLike[str] | BinaryIO, samples: npt.NDArray[Any],
         Path(path).write_bytes(encoded.getvalue())
     except OSError as e:
         raise ModelFileError(f"can't write {os.fspath(path)!r}: {e.strerror or e}") from e
+
+
+def to_pcm16(samples: Samples) -> npt.NDArray[np.int16]:
+    """Samples in [-1, 1] as 16-bit little-endian integers; louder ones are clipped."""
+    frames: npt.NDArray[np.int16] = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2")
+    return frames
 
 
 def _name(source: object) -> str:

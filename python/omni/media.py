@@ -93,7 +93,7 @@ def get_video_frame_audio_segments(
         raise InvalidArgumentError(f"stack_frames must be 1 to {_STACK_LIMIT}, not {stack_frames}")
     if last_vad_timestamp is not None and not 0 < last_vad_timestamp < math.inf:
         raise InvalidArgumentError(f"last_vad_timestamp must be positive, not {last_vad_timestamp}")
-    with _Video(video_path) as video:
+    with Video(video_path) as video:
         timeline = video.timeline()
         duration = timeline.container_duration if use_ffmpeg else timeline.duration
         if last_vad_timestamp is not None:
@@ -130,7 +130,7 @@ def _to_pillow(pixels: NDArray[np.uint8]) -> Image:
 
 
 @dataclass(frozen=True)
-class _Timeline:
+class Timeline:
     """When a video's pictures are shown, in seconds from its start, ascending; at least one."""
 
     times: tuple[Fraction, ...]
@@ -166,7 +166,7 @@ def _group_by_second(times: list[float], indices: list[int], seconds: int) -> li
     return groups
 
 
-def _decord_rule(timeline: _Timeline, duration: float, limit: int, stack: int) -> _Choice:
+def _decord_rule(timeline: Timeline, duration: float, limit: int, stack: int) -> _Choice:
     last, rate = len(timeline.times) - 1, float(timeline.rate)
 
     def at(time: float) -> int:
@@ -186,7 +186,7 @@ def _decord_rule(timeline: _Timeline, duration: float, limit: int, stack: int) -
     )
 
 
-def _ffmpeg_rule(timeline: _Timeline, duration: float, limit: int, stack: int) -> _Choice:
+def _ffmpeg_rule(timeline: Timeline, duration: float, limit: int, stack: int) -> _Choice:
     if duration > limit:
         indices = _fps_filter(timeline, 10)
         picked = _pick([i for i in range(len(indices)) if i / 10 < duration], limit)
@@ -203,7 +203,7 @@ def _ffmpeg_rule(timeline: _Timeline, duration: float, limit: int, stack: int) -
     return _Choice(main, times, _group_by_second([t for t, _ in extra], [i for _, i in extra], seconds))
 
 
-def _fps_filter(timeline: _Timeline, rate: int) -> list[int]:
+def _fps_filter(timeline: Timeline, rate: int) -> list[int]:
     """Indices of the pictures that ffmpeg's filter fps=`rate` gives.
 
     Times are rounded to the nearest tick, halves up; each tick shows the last picture not after it; the end
@@ -221,7 +221,7 @@ def _round_half_up(value: Fraction) -> int:
 # ---- reading ----
 
 
-class _Video:
+class Video:
     """An open video file. Pictures are uint8 RGB [height, width, 3]."""
 
     def __init__(self, source: VideoSource) -> None:
@@ -257,7 +257,7 @@ class _Video:
         self._stamps: list[int] = []  # time stamps in the order shown
         self._keys: list[int] = []  # those of pictures where decoding may start
 
-    def __enter__(self) -> _Video:
+    def __enter__(self) -> Video:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -267,7 +267,7 @@ class _Video:
         self._container.close()
         self._file.close()
 
-    def timeline(self) -> _Timeline:
+    def timeline(self) -> Timeline:
         """Reads the file's packets, without decoding them."""
         stamps: dict[int, int] = {}
         durations: list[int] = []
@@ -295,30 +295,33 @@ class _Video:
         times = tuple(stamp * base - start for stamp in self._stamps)
         end = times[-1] + (stamps[self._stamps[-1]] * base or 1 / Fraction(rate))
         length = self._container.duration
-        return _Timeline(times, end, Fraction(rate), length / 1_000_000 if length else float(end))
+        return Timeline(times, end, Fraction(rate), length / 1_000_000 if length else float(end))
 
     def decode(self, indices: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
         """The pictures with these indices, ascending. For one that doesn't decode, the last before it."""
-        pictures: dict[int, NDArray[np.uint8]] = {}
+        found = dict(zip(indices, self.pictures(indices), strict=True))
+        first = next(picture for picture in found.values() if picture is not None)
+        return {index: first if picture is None else picture for index, picture in found.items()}
+
+    def pictures(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8] | None]:
+        """The same one by one, as they are decoded; None for one that doesn't and has none before it.
+
+        Raises FormatError at the end if none was decoded, and warns if some were not.
+        """
         good: NDArray[np.uint8] | None = None
         missing = 0
-        for index, picture in self._wanted(indices):
+        for picture in self._wanted(indices):
             missing += picture is None
             good = good if picture is None else picture
-            if good is not None:
-                pictures[index] = good
+            yield good
         if good is None:
             raise FormatError(f"{self._name}: none of its pictures can be decoded")
-        first = pictures[min(pictures)]
-        for index in indices:
-            pictures.setdefault(index, first)
         if missing:
             warnings.warn(
-                f"{self._name}: damaged, {missing} of {len(indices)} pictures repeat another", stacklevel=3
+                f"{self._name}: damaged, {missing} of {len(indices)} pictures repeat another", stacklevel=4
             )
-        return pictures
 
-    def _wanted(self, indices: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8] | None]]:
+    def _wanted(self, indices: Sequence[int]) -> Iterator[NDArray[np.uint8] | None]:
         """Decodes from the start or from key pictures on, whichever comes later."""
         frames = self._frames(self._stamps[indices[0]])
         ahead: tuple[int, Any] | None = None  # the last picture decoded, and its time stamp
@@ -330,7 +333,7 @@ class _Video:
                 ahead = next(frames, None)
                 if ahead is None:
                     break
-            yield index, None if ahead is None else _pixels(ahead[1])
+            yield None if ahead is None else _pixels(ahead[1])
 
     def _last_key(self, stamp: int) -> int:
         at = bisect.bisect_right(self._keys, stamp)
