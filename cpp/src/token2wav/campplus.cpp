@@ -16,7 +16,7 @@ constexpr TimeConvShape kPointwise{};
 
 }  // namespace
 
-SpeakerEncoder::SpeakerEncoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device)
+SpeakerEncoder::SpeakerEncoder(const std::shared_ptr<const GgufFile>& file, std::shared_ptr<Device> device)
     : weights_(file, std::move(device)) {
   require(file->text("general.architecture", "") == "omni-speaker-encoder", ErrorCode::unsupported,
           file->path(), ": is not a speaker encoder; convert campplus.onnx to get one");

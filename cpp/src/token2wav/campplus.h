@@ -24,7 +24,7 @@ enum class TailDivisor { own_length, whole_block };
 class SpeakerEncoder {
  public:
   // Throws Error(format) if the file is not a speaker encoder, or damaged.
-  SpeakerEncoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device);
+  SpeakerEncoder(const std::shared_ptr<const GgufFile>& file, std::shared_ptr<Device> device);
 
   int64_t width() const { return width_; }
 

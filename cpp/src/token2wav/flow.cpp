@@ -251,7 +251,7 @@ std::shared_ptr<FlowPrompt> Flow::load_prompt(const Voice& voice) const {
 }
 
 std::vector<float> Flow::whole(const Voice& voice, std::span<const int32_t> tokens, int steps,
-                               std::shared_ptr<FlowNoise> noise, StageValues* stages) {
+                               const std::shared_ptr<FlowNoise>& noise, StageValues* stages) {
   voice.check();
   require(voice.cache == nullptr, ErrorCode::unsupported,
           "a voice from a prompt cache can only be streamed: it holds no recording to run beside the tokens");

@@ -139,7 +139,7 @@ class Flow : public std::enable_shared_from_this<Flow> {
 
   // Prompt and tokens in one piece, without caches: [n_mels, 2n], the frames behind the prompt.
   std::vector<float> whole(const Voice& voice, std::span<const int32_t> ids, int steps,
-                           std::shared_ptr<FlowNoise> noise, StageValues* stages);
+                           const std::shared_ptr<FlowNoise>& noise, StageValues* stages);
 
   std::shared_ptr<const DitSchedule> schedule(int steps);
 

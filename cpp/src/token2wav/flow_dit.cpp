@@ -100,7 +100,7 @@ void DitCache::set_past(size_t place, int64_t branch, std::span<const float> a, 
 }
 
 Dit::Dit(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device, const LinearPolicy& policy)
-    : config_(DitConfig::read(*file)), weights_(file, device) {
+    : config_(DitConfig::read(*file)), weights_(std::move(file), std::move(device)) {
   const DitConfig& c = config_;
   Weights& w = weights_;
   const auto dense = [&](const std::string& name, int64_t in, int64_t out) {

@@ -91,12 +91,14 @@ FlowEncoderCache::FlowEncoderCache(const FlowEncoderConfig& c, const Device& dev
 
 FlowEncoder::FlowEncoder(std::shared_ptr<const GgufFile> encoder, std::shared_ptr<const GgufFile> extra,
                          std::shared_ptr<Device> device, const LinearPolicy& policy)
-    : config_(FlowEncoderConfig::read(*encoder, *extra)), weights_(encoder, device), extra_(extra, device) {
+    : config_(FlowEncoderConfig::read(*encoder, *extra)),
+      weights_(std::move(encoder), device),
+      extra_(std::move(extra), std::move(device)) {
   const FlowEncoderConfig& c = config_;
   tokens_ = extra_.f32("input_embedding.weight", {c.width, c.n_vocab});
   proj_ = load_linear(extra_, "encoder_proj", c.width, c.n_mels, Bias::required, policy);
-  extra->tensor("spk_embed_affine_layer.weight", {c.speaker_size, c.n_mels});
-  extra->tensor("spk_embed_affine_layer.bias", {c.n_mels});
+  extra_.file().tensor("spk_embed_affine_layer.weight", {c.speaker_size, c.n_mels});
+  extra_.file().tensor("spk_embed_affine_layer.bias", {c.n_mels});
   Weights& w = weights_;
   embed_ = load_embed("embed.out", policy);
   up_embed_ = load_embed("up_embed.out", policy);

@@ -78,7 +78,7 @@ HiftConfig HiftConfig::read(const GgufFile& file) {
 
 HiftNet::HiftNet(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device,
                  const LinearPolicy& policy)
-    : config_(HiftConfig::read(*file)), weights_(file, device) {
+    : config_(HiftConfig::read(*file)), weights_(std::move(file), std::move(device)) {
   const HiftConfig& c = config_;
   Weights& w = weights_;
   // The pitch decides phases over seconds: it is never rounded.
@@ -104,8 +104,9 @@ HiftNet::HiftNet(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> d
     in = out;
   }
   post_ = load_conv1d(w, "conv_post", 7, in, VocoderStft::kColumn, policy);
-  const GgufTensor& harmonics = file->tensor("m_source.l_linear.weight", {HiftConfig::kHarmonics, 1});
-  const GgufTensor& bias = file->tensor("m_source.l_linear.bias", {1});
+  const GgufTensor& harmonics =
+      weights_.file().tensor("m_source.l_linear.weight", {HiftConfig::kHarmonics, 1});
+  const GgufTensor& bias = weights_.file().tensor("m_source.l_linear.bias", {1});
   std::vector<float> unused;
   convert_elements(harmonics.type, harmonics.data, GGML_TYPE_F32, source_weights_.data(),
                    HiftConfig::kHarmonics, unused);

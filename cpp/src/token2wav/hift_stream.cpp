@@ -87,7 +87,7 @@ void analyse_whole(std::span<const float> source, std::vector<float>& columns) {
 
 // What the original vocoder remembers between windows.
 struct OriginalState {
-  explicit OriginalState(Excitation excitation) : excitation_(std::move(excitation)) {}
+  explicit OriginalState(Excitation excitation) : excitation_(excitation) {}
 
   Excitation excitation_;
   bool started_ = false;
@@ -100,7 +100,7 @@ struct OriginalState {
 class OriginalStream : public VocoderStream, private OriginalState {
  public:
   OriginalStream(std::shared_ptr<Vocoder> vocoder, Excitation excitation)
-      : OriginalState(std::move(excitation)), runner_(std::move(vocoder), nullptr) {}
+      : OriginalState(excitation), runner_(std::move(vocoder), nullptr) {}
 
   void reset() override {
     excitation_.reset();
@@ -150,7 +150,7 @@ class OriginalStream : public VocoderStream, private OriginalState {
 
   std::unique_ptr<VocoderStream> clone() const override {
     auto copy = std::make_unique<OriginalStream>(runner_.shared_vocoder(), excitation_);
-    static_cast<OriginalState&>(*copy) = *this;
+    static_cast<OriginalState&>(*copy) = static_cast<const OriginalState&>(*this);
     return copy;
   }
 
@@ -174,7 +174,7 @@ class OriginalStream : public VocoderStream, private OriginalState {
 
 // What the causal vocoder remembers beside its layers' caches.
 struct CausalState {
-  explicit CausalState(Excitation excitation) : excitation_(std::move(excitation)) {}
+  explicit CausalState(Excitation excitation) : excitation_(excitation) {}
 
   Excitation excitation_;
   Istft istft_;
@@ -194,7 +194,7 @@ struct CausalState {
 class CausalStream : public VocoderStream, private CausalState {
  public:
   CausalStream(const std::shared_ptr<Vocoder>& vocoder, Excitation excitation)
-      : CausalState(std::move(excitation)), cache_(vocoder->net().make_cache()), runner_(vocoder, &cache_) {}
+      : CausalState(excitation), cache_(vocoder->net().make_cache()), runner_(vocoder, &cache_) {}
 
   void reset() override {
     cache_.clear();
@@ -233,7 +233,7 @@ class CausalStream : public VocoderStream, private CausalState {
 
   std::unique_ptr<VocoderStream> clone() const override {
     auto copy = std::make_unique<CausalStream>(runner_.shared_vocoder(), excitation_);
-    static_cast<CausalState&>(*copy) = *this;
+    static_cast<CausalState&>(*copy) = static_cast<const CausalState&>(*this);
     const std::lock_guard lock(runner_.vocoder().executor()->mutex());
     copy_tensors(*cache_.context, *copy->cache_.context);
     return copy;
@@ -308,8 +308,8 @@ Vocoder::Vocoder(std::shared_ptr<const GgufFile> file, std::shared_ptr<Executor>
 
 std::unique_ptr<VocoderStream> Vocoder::stream(const ExcitationOptions& options) {
   Excitation excitation(net_, options);
-  if (config().causal) return std::make_unique<CausalStream>(shared_from_this(), std::move(excitation));
-  return std::make_unique<OriginalStream>(shared_from_this(), std::move(excitation));
+  if (config().causal) return std::make_unique<CausalStream>(shared_from_this(), excitation);
+  return std::make_unique<OriginalStream>(shared_from_this(), excitation);
 }
 
 std::vector<float> Vocoder::whole(std::span<const float> mel, const ExcitationOptions& options,

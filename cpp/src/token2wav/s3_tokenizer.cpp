@@ -34,7 +34,7 @@ std::vector<int32_t> s3_tokens(std::span<const float> codes) {
   return tokens;
 }
 
-S3Tokenizer::S3Tokenizer(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device,
+S3Tokenizer::S3Tokenizer(const std::shared_ptr<const GgufFile>& file, std::shared_ptr<Device> device,
                          const LinearPolicy& policy)
     : weights_(file, std::move(device)) {
   require(file->text("general.architecture", "") == "omni-speech-tokenizer", ErrorCode::unsupported,

@@ -28,7 +28,7 @@ std::vector<int32_t> s3_tokens(std::span<const float> codes);
 class S3Tokenizer {
  public:
   // Throws Error(format) if the file is not a speech tokenizer, or damaged.
-  S3Tokenizer(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device,
+  S3Tokenizer(const std::shared_ptr<const GgufFile>& file, std::shared_ptr<Device> device,
               const LinearPolicy& policy);
 
   int64_t mel_bins() const { return mel_bins_; }

@@ -36,7 +36,8 @@ void check_recording(std::span<const float> samples, int channels, int rate) {
   require(!samples.empty(), code, "the reference recording is empty; ", kAdvice);
   require(samples.size() % static_cast<size_t>(channels) == 0, code, samples.size(), " samples are not ",
           channels, " equally long channels");
-  const double seconds = static_cast<double>(samples.size() / static_cast<size_t>(channels)) / rate;
+  const size_t frames = samples.size() / static_cast<size_t>(channels);
+  const double seconds = static_cast<double>(frames) / rate;
   require(seconds >= kMinVoiceSeconds && seconds <= kMaxVoiceSeconds, code, "the reference recording is ",
           seconds, " s long, which is too ", seconds < kMinVoiceSeconds ? "short" : "long", " (",
           kMinVoiceSeconds, " to ", kMaxVoiceSeconds, " s can be used); ", kAdvice);
@@ -96,13 +97,12 @@ void fit_mel(Voice& voice) {
 }  // namespace
 
 struct VoiceEncoder::Impl {
-  Impl(std::shared_ptr<const GgufFile> tokenizer_file, std::shared_ptr<const GgufFile> speaker_file,
-       const VoiceEncoderOptions& options)
+  Impl(const std::shared_ptr<const GgufFile>& tokenizer_file,
+       const std::shared_ptr<const GgufFile>& speaker_file, const VoiceEncoderOptions& options)
       : divisor(options.whole_tail_block ? TailDivisor::whole_block : TailDivisor::own_length),
         device(std::make_shared<Device>(options.device)),
-        tokenizer(std::move(tokenizer_file), device,
-                  {parse_weight_format(options.weight_format), options.repack}),
-        speaker(std::move(speaker_file), device),
+        tokenizer(tokenizer_file, device, {parse_weight_format(options.weight_format), options.repack}),
+        speaker(speaker_file, device),
         log_mel(mel_filter_bank(static_cast<int>(tokenizer.mel_bins()))) {
     require(speaker.width() == Voice::kEmbeddingSize, ErrorCode::format,
             "the speaker encoder makes vectors of ", speaker.width(), " numbers, token2wav takes ",
