@@ -15,7 +15,6 @@ import numpy as np
 
 from omni.audio_io import load_audio
 from omni.devices import Microphone, Speaker, list_audio_devices
-from omni.live.echo import measure_echo
 
 PATIENCE = 60.0
 
@@ -137,11 +136,6 @@ def loss() -> None:
         say(event="loud again")
 
 
-def echo() -> None:
-    """The echo of a loop is the whole sound."""
-    say(**measure_echo().as_dict())
-
-
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
-    {"loop": loop, "flush": flush, "loss": loss, "echo": echo}[name](*arguments)
+    {"loop": loop, "flush": flush, "loss": loss}[name](*arguments)

@@ -121,9 +121,20 @@ def test_a_session_survives_the_sound_server(server: pulse.Pulse) -> None:
     assert said[-1] == {"event": "loud again"}
 
 
-def test_echo_of_the_loop_is_measured(server: pulse.Pulse) -> None:
-    (report,) = run(server, "echo")
-    assert report["heard"]
-    assert 0 < report["delay_ms"] < 1000
-    assert report["coupling_db"] == pytest.approx(0, abs=6)
-    assert report["recommended"] in ("aec", "gate")
+def test_doctor_measures_the_echo_of_the_loop(server: pulse.Pulse) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "omni.doctor", "--no-measure", "--echo", "--json", "--threads", "1"],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    audio = json.loads(done.stdout)["audio"]
+    assert audio["devices"]
+    assert audio["echo"]["heard"]
+    assert 0 < audio["echo"]["delay_ms"] < 1000
+    assert audio["echo"]["coupling_db"] == pytest.approx(0, abs=6)
+    assert audio["echo"]["recommended"] in ("aec", "gate")
+    assert "echo after" in done.stderr

@@ -86,7 +86,7 @@ def _layers(text: str) -> str:
 
 
 _MODEL, _SAMPLING, _INPUT, _BENCH, _OUTPUT = "model", "sampling", "input", "measuring", "output"
-_SPEECH = "speech"
+_SPEECH, _DEVICES = "speech", "sound devices"
 
 _TABLE = (
     Option(
@@ -204,6 +204,10 @@ _TABLE = (
     Option(("--repeats",), "runs of each row (default 5)", _BENCH, _number(int, 1, 1000), default=5),
     Option(("--seconds",), "and at most this long (default 20)", _BENCH, _number(float, 0.01), default=20.0),
     Option(("--past",), "positions of context before each run", _BENCH, _number(int, 0), default=0),
+    Option(("--measure",), "time the networks (default)", _BENCH, None, default=True),
+    Option(("--echo",), "play a sound and measure how it comes back", _BENCH, None, default=False),
+    Option(("--input-device",), "microphone: number or part of the name", _DEVICES, str, "NAME"),
+    Option(("--output-device",), "loudspeaker: number or part of the name", _DEVICES, str, "NAME"),
     Option(("--json",), "results on stdout as JSON, one object a line", _OUTPUT, None, default=False),
     Option(("-v", "--verbose"), "say more; errors with their traceback", _OUTPUT, None, default=False),
 )

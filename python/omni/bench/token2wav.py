@@ -17,10 +17,10 @@ VOICE_SECONDS = 5
 HISTORY = 100  # mel frames of speech that the flow keeps beside the voice's
 
 
-def random_voice(n_tokens: int) -> Voice:
-    """A voice of VOICE_SECONDS that nobody has."""
+def random_voice(n_tokens: int, seconds: int = VOICE_SECONDS) -> Voice:
+    """A voice of some seconds that nobody has."""
     random = np.random.default_rng(0)
-    tokens = random.integers(0, n_tokens, VOICE_SECONDS * TOKENS, dtype=np.int32)
+    tokens = random.integers(0, n_tokens, seconds * TOKENS, dtype=np.int32)
     embedding = random.standard_normal(192, dtype=np.float32)
     return Voice(tokens, embedding, random.uniform(-8, 0, (2 * len(tokens), 80)).astype(np.float32))
 
