@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import omni
-from omni.audio_io import load_audio
+from omni.audio_io import load_audio, save_wav
 from omni.model_files import find_model_files
 
 PREFIX = os.environ.get("OMNI_PREFIX")
@@ -46,6 +46,12 @@ def complete(examples: Path) -> Path:
 def describe(examples: Path) -> Path:
     """The program that answers questions about pictures."""
     return examples / "describe"
+
+
+@pytest.fixture(scope="module")
+def duplex(examples: Path) -> Path:
+    """The program that holds a conversation with a WAV file."""
+    return examples / "duplex"
 
 
 def run(program: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -187,3 +193,59 @@ def test_speech_equals_python(tiny_model_dir: Path, golden: Path, tmp_path: Path
     frees = ["token2wav_stream", "token2wav", "speech_stream", "speech_model", "voice"]
     for name, handle in zip(frees, [speaker, token2wav, stream, model, voice], strict=True):
         getattr(lib, f"omni_{name}_free")(handle)
+
+
+def test_duplex_conversation_equals_python(
+    duplex: Path, tiny_model_dir: Path, golden: Path, tmp_path: Path
+) -> None:
+    """The program that embeds a session, second by second, beside the Python class."""
+    files = find_model_files(tiny_model_dir)
+    sound, voice = (
+        load_audio(golden / "inputs" / "long.wav")[: 5 * 16000 - 100],
+        golden / "inputs" / "ref.wav",
+    )
+    save_wav(tmp_path / "question.wav", sound, 16000)
+    save_wav(tmp_path / "voice.wav", load_audio(voice), 16000)
+    paths = [files.llm, files.audio, files.tts, tiny_model_dir]
+    wavs = [tmp_path / name for name in ("voice.wav", "question.wav", "answer.wav")]
+    result = run(duplex, *map(str, paths + wavs))
+    assert result.returncode == 0, result.stderr
+
+    model = omni.MiniCPMO.from_pretrained(tiny_model_dir, n_ctx=4096)
+    text, wave, quiet = "", [], 0
+    seconds = list(np.concatenate([load_audio(wavs[1]), np.zeros(100, np.float32)]).reshape(-1, 16000))
+    with omni.DuplexSession(model, ref_audio=load_audio(wavs[0]), greedy=True, real_time=False) as session:
+        while seconds or (session.units < 15 and quiet < 2):
+            quiet = 0 if seconds else quiet
+            session.push_audio(seconds.pop(0) if seconds else np.zeros(16000, np.float32))
+            for event in session:
+                if isinstance(event, omni.TextEvent):
+                    text += event.text
+                elif isinstance(event, omni.AudioEvent):
+                    wave.append(event.samples)
+                elif isinstance(event, omni.TurnEndEvent):
+                    text += "\n"
+                elif isinstance(event, omni.UnitEvent):
+                    quiet = quiet + 1 if event.is_listen else 0
+                    break
+    assert wave, "the model speaks"
+    assert result.stdout == text
+    answer = load_audio(wavs[2], 24000)
+    np.testing.assert_allclose(answer, np.clip(np.concatenate(wave), -1, 1), atol=1.01 / 32768)
+
+
+def test_duplex_program_refuses(duplex: Path, tiny_model_dir: Path, golden: Path, tmp_path: Path) -> None:
+    files = find_model_files(tiny_model_dir)
+    assert run(duplex).returncode == 2
+    voice, answer = str(golden / "inputs" / "ref.wav"), str(tmp_path / "answer.wav")
+    paths = [str(path) for path in (files.llm, files.audio, files.tts, tiny_model_dir)]
+    cut = tmp_path / "cut.wav"
+    heads = (b"", b"RIFF", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\xff\xff\xff\xff")
+    for head in heads:
+        cut.write_bytes(head)
+        result = run(duplex, *paths, voice, str(cut), answer)
+        assert result.returncode == 1
+        assert "WAV" in result.stderr
+    result = run(duplex, paths[1], *paths[1:], voice, voice, answer)
+    assert result.returncode == 1
+    assert Path(paths[1]).name in result.stderr

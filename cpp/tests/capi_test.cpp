@@ -147,6 +147,7 @@ TEST_F(Capi, NothingIsFreedTwice) {
   omni_vision_free(nullptr);
   omni_audio_free(nullptr);
   omni_audio_stream_free(nullptr);
+  omni_duplex_free(nullptr);
   omni_set_log(nullptr, OMNI_LOG_DEBUG, nullptr);
 }
 
@@ -238,6 +239,34 @@ TEST_F(Capi, TokenizerNulls) {
   refused("tokenizer is NULL", omni_tokenize(nullptr, "a", 1, &id, 1, &count));
   refused("tokenizer is NULL", omni_detokenize(nullptr, &id, 1, 0, &text, 1, &count));
   EXPECT_EQ(count, 7U);
+}
+
+TEST_F(Capi, DuplexRefusals) {
+  omni_duplex* session = nullptr;
+  omni_duplex_parts parts{};
+  omni_duplex_params params = omni_duplex_default_params();
+  EXPECT_EQ(params.size, sizeof(params));
+  refused("parts is NULL", omni_duplex_new(nullptr, &params, &session));
+  refused("session is NULL", omni_duplex_new(&parts, &params, nullptr));
+  refused("parts->size is 0", omni_duplex_new(&parts, &params, &session));
+  parts.size = sizeof(parts);
+  refused("tokenizer is NULL", omni_duplex_new(&parts, nullptr, &session));
+  params.n_reference = 1;
+  refused("reference is NULL", omni_duplex_new(&parts, &params, &session));
+  params.size = 0;
+  refused("params->size is 0", omni_duplex_new(&parts, &params, &session));
+  EXPECT_EQ(session, nullptr);
+
+  const float sample = 0;
+  const omni_image image{};
+  omni_duplex_event event{};
+  refused("session is NULL", omni_duplex_push_audio(nullptr, &sample, 1));
+  refused("session is NULL", omni_duplex_push_frame(nullptr, &image));
+  refused("session is NULL", omni_duplex_end_input(nullptr));
+  refused("session is NULL", omni_duplex_interrupt(nullptr));
+  refused("session is NULL", omni_duplex_close(nullptr));
+  refused("session is NULL", omni_duplex_poll(nullptr, 0, &event));
+  EXPECT_EQ(omni_duplex_epoch(nullptr), 0);
 }
 
 TEST_F(Capi, LanguageModel) {

@@ -64,7 +64,8 @@ class DuplexSession:
 
     Args:
         model: a model with its sound encoder; with its picture encoder if it is to see.
-        prompt: what the model is to be; None: the published default.
+        prompt: what the model is to be; None: the published default. Two texts are fed as they are, special
+            tokens included, before and after the recording.
         ref_audio: the voice to speak with, shown to the model as well: a file, or float32 [n] at 16 kHz. A
             `Voice` is only spoken with. None: the voice that the model was given, or else has.
         generate_audio: speak; False: answers are text.
@@ -72,7 +73,8 @@ class DuplexSession:
         force_listen: so many units listen at first.
         max_speak: text tokens of a unit.
         sliding_window_mode: how a full context is shortened: "basic", "context" or "off" (an error then).
-        window: sizes of the windows, as `MiniCPMO.as_duplex()` has them: basic_window_high_tokens, ...
+        window: sizes of the windows, by the published names (basic_window_high_tokens, ...); what is not
+            given is as the model's files say.
         temperature, top_k, top_p, text_repetition_penalty, text_repetition_window_size, length_penalty,
             listen_prob_scale, listen_top_k: of text and decisions. top_k None: 100, or 20 of the server.
         tts_temperature, tts_repetition_penalty: of speech tokens.
@@ -97,7 +99,7 @@ class DuplexSession:
         self,
         model: MiniCPMO,
         *,
-        prompt: str | None = None,
+        prompt: str | tuple[str, str] | None = None,
         ref_audio: Recording | Voice | None = None,
         generate_audio: bool = True,
         steps: int | None = None,
@@ -129,6 +131,9 @@ class DuplexSession:
         logic.max_new_speak_tokens_per_chunk = max_speak
         logic.force_listen_count = force_listen
         logic.sliding_window_mode = sliding_window_mode
+        rows = n_ctx or model._n_ctx  # a smaller context slides by as much of it
+        logic.basic_window_high_tokens = min(logic.basic_window_high_tokens, rows)
+        logic.basic_window_low_tokens = min(logic.basic_window_low_tokens, rows * 3 // 4)
         for name, value in (window or {}).items():
             if name not in _WINDOW_SIZES:
                 raise InvalidArgumentError(f"window has no {name!r}; there are {', '.join(_WINDOW_SIZES)}")
@@ -151,7 +156,8 @@ class DuplexSession:
         )
         audio = model.require_audio()
         reference = _reference(ref_audio)
-        prefix, suffix = duplex_prompt(prompt, reference is not None or is_server)
+        has_span = reference is not None or is_server
+        prefix, suffix = prompt if isinstance(prompt, tuple) else duplex_prompt(prompt, has_span)
         speaker = model.require_speaker() if generate_audio else None
         voice = None if speaker is None else speaker.choose_voice(ref_audio, None)
         sound: dict[str, Any] = {"steps": 1, "seed": 0, "noise": None, "excitation": True}

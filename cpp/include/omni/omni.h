@@ -286,6 +286,107 @@ OMNI_API omni_status omni_token2wav_push(omni_token2wav_stream* stream, const in
 OMNI_API omni_status omni_token2wav_read(omni_token2wav_stream* stream, float* samples, size_t capacity,
                                          size_t* count);
 
+/* ---- full duplex: a session that runs by itself ---- */
+
+typedef struct omni_duplex omni_duplex;
+
+/* The networks of a session, which keeps them alive; sessions may share them. */
+typedef struct omni_duplex_parts {
+  size_t size;                     /* sizeof(omni_duplex_parts) */
+  const omni_tokenizer* tokenizer; /* of the language model's file */
+  omni_model* model;
+  omni_audio* audio;
+  omni_vision* vision;       /* NULL: it doesn't see */
+  omni_speech_model* speech; /* one of these three NULL: answers are text only */
+  omni_token2wav* token2wav;
+  const omni_voice* voice; /* to speak with */
+} omni_duplex_parts;
+
+typedef struct omni_duplex_params {
+  size_t size;            /* set by the default function */
+  const char* prompt;     /* what the model is to be; NULL: the published default */
+  const float* reference; /* the voice as a recording that the model hears: mono, 16 kHz; NULL: none */
+  size_t n_reference;     /* samples */
+  int32_t n_ctx;          /* rows of context; 0: the model's */
+  const char* window;     /* how a full context is shortened: "basic" (default), "context", "off" */
+  int32_t steps;          /* of the flow, default 10; 5 halve the work */
+  int32_t force_listen;   /* so many units listen at first, default 0 */
+  int32_t max_speak;      /* text tokens of a unit, default 20 */
+  int32_t greedy;         /* 1: always the likeliest token, in text and speech */
+  float temperature;      /* of text, default 0.7 */
+  int32_t top_k;          /* default 100; 0: off */
+  float top_p;            /* default 0.8; 0: off */
+  uint64_t seed;
+  int32_t real_time;           /* 0: nothing is dropped or degrades, pushing waits while queues are full */
+  int32_t max_slice_nums;      /* of each picture, default 1: its overview alone */
+  int32_t max_frames_per_unit; /* the latest pictures of a second that count, default 1 */
+  int32_t max_queued_units;    /* seconds of input that may wait before the oldest is dropped, default 4 */
+} omni_duplex_params;
+
+typedef enum omni_duplex_event_type {
+  OMNI_DUPLEX_NOTHING = 0,      /* there was no event in time */
+  OMNI_DUPLEX_END = 1,          /* there will be none */
+  OMNI_DUPLEX_STATE = 2,        /* the model begins or ends a turn: `speaking` */
+  OMNI_DUPLEX_TEXT = 3,         /* new text: `text`, `end_of_turn`; one for each unit that speaks */
+  OMNI_DUPLEX_AUDIO = 4,        /* new sound: `samples`, `first`, `last` */
+  OMNI_DUPLEX_TURN_END = 5,     /* behind everything else of a turn: `interrupted` */
+  OMNI_DUPLEX_UNIT = 6,         /* a unit is done: the measurements */
+  OMNI_DUPLEX_DEGRADED = 7,     /* it does less to keep up, or more again: `level`, `text` says why */
+  OMNI_DUPLEX_INPUT_DROPPED = 8 /* input was not heard: `seconds` */
+} omni_duplex_event_type;
+
+/* What does not belong to the event's type is 0. Pointers are valid until the session's next poll. */
+typedef struct omni_duplex_event {
+  size_t size; /* sizeof(omni_duplex_event), set by the caller */
+  omni_duplex_event_type type;
+  int64_t unit;     /* which second of the input, from 0 */
+  int64_t epoch;    /* text and sound of an epoch before omni_duplex_epoch() are stale */
+  double time;      /* seconds since the session's start */
+  int32_t speaking; /* 1: speaking, 0: listening */
+  const char* text; /* UTF-8, closed by 0 */
+  int32_t end_of_turn;
+  const float* samples; /* 24 kHz, mono */
+  size_t n_samples;
+  int32_t first; /* sound of a turn */
+  int32_t last;
+  int32_t interrupted;
+  double encode_ms; /* work of the stages */
+  double decide_ms;
+  double speak_ms;
+  double render_ms;
+  double latency_ms;    /* from the unit's last sample to its decision, or to its sound if it speaks */
+  int32_t queued_units; /* that waited for their decision */
+  int64_t cache_length;
+  int64_t cache_capacity;
+  int32_t is_listen;
+  int32_t dropped_frames;
+  int32_t level; /* 0 full, 1 frames dropped, 2 fewer flow steps, 3 half duplex, 4 text only */
+  double seconds;
+} omni_duplex_event;
+
+OMNI_API omni_duplex_params omni_duplex_default_params(void);
+/* Feeds the prompt and starts the session's threads. The functions below may be called from any thread;
+ * omni_duplex_poll from one at a time, omni_duplex_free last. */
+OMNI_API omni_status omni_duplex_new(const omni_duplex_parts* parts, const omni_duplex_params* params,
+                                     omni_duplex** session);
+OMNI_API void omni_duplex_free(omni_duplex* session);
+/* Mono samples at 16 kHz as they come, any number. They are cut into units of exactly one second. In real
+ * time it never waits. Fails if a sample is NaN or infinite (none is taken then), if the input has ended, if
+ * the session is closed, and if a stage has failed. */
+OMNI_API omni_status omni_duplex_push_audio(omni_duplex* session, const float* samples, size_t count);
+/* A picture of the second that is being collected. */
+OMNI_API omni_status omni_duplex_push_frame(omni_duplex* session, const omni_image* image);
+/* No more input: what is left of a second is dropped, the events end when what came is answered. */
+OMNI_API omni_status omni_duplex_end_input(omni_duplex* session);
+/* Ends the turn now: no more of its text and sound comes, and the next unit listens. */
+OMNI_API omni_status omni_duplex_interrupt(omni_duplex* session);
+/* Stops everything and waits for the threads. */
+OMNI_API omni_status omni_duplex_close(omni_duplex* session);
+/* The next event; waits for it at most `timeout` seconds. Fails if a stage has failed, behind the events
+ * before it. */
+OMNI_API omni_status omni_duplex_poll(omni_duplex* session, double timeout, omni_duplex_event* event);
+OMNI_API int64_t omni_duplex_epoch(const omni_duplex* session); /* how often it was interrupted */
+
 #ifdef __cplusplus
 }
 #endif

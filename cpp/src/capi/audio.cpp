@@ -9,14 +9,12 @@
 #include <vector>
 
 #include "capi/guard.h"
+#include "capi/handles.h"
 
 using namespace omni::capi;
 using omni::ErrorCode;
 using omni::require;
 
-struct omni_audio {
-  std::shared_ptr<omni::AudioEncoder> encoder;
-};
 struct omni_audio_stream {
   std::unique_ptr<omni::AudioStream> stream;
   size_t width;              // D

@@ -8,14 +8,12 @@
 #include <span>
 
 #include "capi/guard.h"
+#include "capi/handles.h"
 
 using namespace omni::capi;
 using omni::ErrorCode;
 using omni::require;
 
-struct omni_model {
-  std::shared_ptr<omni::LanguageModel> model;
-};
 struct omni_cache {
   std::unique_ptr<omni::KvCache> cache;
   omni::ForwardResult result;  // reused between calls

@@ -14,20 +14,12 @@
 #include <vector>
 
 #include "capi/guard.h"
+#include "capi/handles.h"
 
-struct omni_voice {
-  omni::Voice voice;
-};
-struct omni_speech_model {
-  std::shared_ptr<omni::SpeechModel> model;
-};
 struct omni_speech_stream {
   std::unique_ptr<omni::SpeechStream> stream;
   size_t llm_width;
   std::vector<int32_t> tokens;  // reused between calls
-};
-struct omni_token2wav {
-  std::shared_ptr<omni::Token2Wav> token2wav;
 };
 struct omni_token2wav_stream {
   std::unique_ptr<omni::Token2WavStream> stream;

@@ -9,12 +9,10 @@
 #include <vector>
 
 #include "capi/guard.h"
+#include "capi/handles.h"
 
 using namespace omni::capi;
 
-struct omni_tokenizer {
-  omni::Tokenizer tokenizer;
-};
 struct omni_sampler {
   omni::ChatSampler sampler;
   size_t n_vocab;

@@ -7,12 +7,9 @@
 #include <vector>
 
 #include "capi/guard.h"
+#include "capi/handles.h"
 
 using namespace omni::capi;
-
-struct omni_vision {
-  std::shared_ptr<omni::VisionEncoder> encoder;
-};
 
 omni_vision_params omni_vision_default_params(void) {
   const omni::VisionEncoderOptions d;

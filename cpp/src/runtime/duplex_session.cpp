@@ -38,7 +38,7 @@ class Stopwatch {
 };
 
 // Where the speech stage or the sound stage is in a turn. A turn is entered at its beginning only, and left
-// by cancel() when it is interrupted.
+// by cancel() when it is interrupted: then at least one unit isn't wanted, the one that has to listen.
 class StageTurn {
  public:
   // Whether the stage works on this unit. `wanted`: there is use for it.
@@ -46,19 +46,17 @@ class StageTurn {
   bool enter(Stage& stage, const DuplexJob& job, int64_t epoch, bool wanted) {
     const DuplexResult& unit = job.result;
     wanted = wanted && !unit.is_listen && job.epoch == epoch;
-    if (in_turn_ && (!wanted || unit.starts_turn || job.epoch != epoch_)) {
+    if (in_turn_ && (!wanted || unit.starts_turn)) {
       stage.cancel();
       in_turn_ = false;
     }
     if (!wanted || !(in_turn_ || unit.starts_turn)) return false;
-    epoch_ = job.epoch;
     in_turn_ = !unit.end_of_turn;
     return true;
   }
 
  private:
   bool in_turn_ = false;
-  int64_t epoch_ = 0;
 };
 
 DuplexSessionOptions checked(const DuplexSessionOptions& options) {
