@@ -214,12 +214,13 @@ def test_finished_files_are_kept_and_unfinished_ones_redone(tiny_checkpoint: Pat
     assert run_job(job, tmp_path)
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    # A file of another quantisation with the right name and size is not taken for finished.
-    wrong = bytearray(whole)
-    wrong[whole.index(b"blk.0.attn_q.weight")] = ord("c")
-    path.write_bytes(wrong)
-    assert run_job(job, tmp_path)
-    assert path.read_bytes() == whole
+    # A file of other settings with the right name and size is not taken for finished.
+    for text in (b"blk.0.attn_q.weight", b"<|tts_bos|>", b"{%- "):
+        wrong = bytearray(whole)
+        wrong[whole.index(text)] = ord("c")
+        path.write_bytes(wrong)
+        assert run_job(job, tmp_path)
+        assert path.read_bytes() == whole
 
 
 def test_model_files(tiny_model_dir: Path) -> None:

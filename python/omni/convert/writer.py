@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,15 +70,16 @@ def write_file(plan: FilePlan, source: TensorSource, out_dir: Path, progress: Pr
 
 
 def is_complete(plan: FilePlan, out_dir: Path) -> bool:
-    """Whether an earlier run finished this file: same size, tensors and types."""
+    """Whether an earlier run finished this file: same size, metadata, tensors and types."""
     path = out_dir / plan.path
     if not path.exists() or path.stat().st_size != plan.file_size():
         return False
-    try:
-        found = [(name, kind, ne) for name, kind, ne, _, _ in _ext.GgufFile(str(path)).tensors()]
-    except FormatError:
-        return False
-    return found == [(t.name, t.type, t.shape[::-1]) for t in plan.tensors]
+    with tempfile.TemporaryDirectory() as folder:
+        planned = Path(folder) / "header"
+        write_header(plan, planned)
+        wanted = planned.read_bytes()
+    with path.open("rb") as file:
+        return file.read(len(wanted)) == wanted
 
 
 def encoded_blocks(tensor: TensorPlan, source: TensorSource) -> Iterator[NDArray[np.uint8]]:
