@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from omni import AudioEncoder, SpeechModel, Token2Wav, VisionEncoder, _ext
-from omni.bench import Work, audio, measure, spoken, table, vision
+from omni.bench import Work, audio, measure, spoken, table, unit, vision
 from omni.model_files import find_model_files
 
 
@@ -215,3 +216,64 @@ def test_wrong_usage(arguments: list[str], reason: str) -> None:
     assert result.returncode == 2
     assert reason in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_units(tiny_model_dir: Path) -> None:
+    arguments = ["-m", str(tiny_model_dir), "-t", "1", "--repeats", "1", "--seconds", "0.1", "--past", "7"]
+    result = bench("unit", *arguments, "--flow-steps", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["rows"] == []
+    rows = {row["unit"]: row for row in report["units"]}
+    assert list(rows) == ["listen", "listen, frame", "speak", "speak, frame"]
+    stages = ("hear", "see", "prompt", "answer", "speech", "sound")
+    for name, row in rows.items():
+        assert row["total"] == pytest.approx(sum(row[stage] for stage in stages))
+        assert row["share"] == pytest.approx(row["total"] / 1000)
+        assert (row["see"] > 0) == ("frame" in name)
+        assert (row["speech"] > 0) == (row["sound"] > 0) == ("speak" in name)
+        assert min(row["hear"], row["prompt"], row["answer"]) > 0
+    lines = list(unit.unit_table([unit.UnitRow("listen", 1, 0, 2, 3, 0, 0)]))
+    assert lines[1].split() == ["listen", "1.0", "2.0", "3.0", "6.0", "1%"]
+
+
+class CountingModel:
+    """A language model whose time is a row's for each layer, and 100 for the output matrix."""
+
+    class Info:
+        n_layers, n_vocab = 4, 50
+
+    info = Info()
+
+    def __init__(self) -> None:
+        self.time = 0
+        self.calls: list[tuple[int, str]] = []
+
+    def new_cache(self) -> CountingModel:
+        return self
+
+    def truncate(self, past: int) -> None:
+        self.calls.clear()
+
+    def forward(self, ids: list[int], cache: object, logits: str, hidden: str) -> None:
+        self.calls.append((len(ids), logits))
+        self.time += len(ids) * self.info.n_layers + 100 * (logits == "last")
+
+
+def test_units_of_fewer_layers_are_scaled_up() -> None:
+    model = CountingModel()
+
+    def take(run: Callable[[], object], prepare: Callable[[], object] | None) -> float:
+        assert prepare is not None
+        prepare()
+        before = model.time
+        run()
+        return model.time - before
+
+    whole, scaled = (unit._LanguageModelTimes(model, take, 0, layers) for layers in (None, 36))  # type: ignore[arg-type]
+    assert whole.answer(6) == 7 * (4 + 100) + 2 * 4
+    # As many calls as a session makes: the token that begins to speak, six more, and two that close the unit.
+    assert model.calls == [(1, "last")] * 7 + [(2, "none")]
+    assert whole.answer(0) == 2 * 4
+    assert scaled.prompt(11) == 11 * 36 + 100
+    assert scaled.answer(6) == 7 * (36 + 100) + 2 * 36

@@ -57,19 +57,27 @@ def arithmetic_peak(peaks: Peaks, weight_type: str) -> float:
     return peaks.int8 or peaks.f32
 
 
-def measure(work: Work, peaks: Peaks, repeats: int, seconds: float) -> Row:
-    """Run once to warm up, then `repeats` times but no longer than about `seconds`; the median counts."""
+def durations(
+    run: Callable[[], object], prepare: Callable[[], object] | None, repeats: int, seconds: float
+) -> list[float]:
+    """Seconds of runs: one to warm up, then `repeats`, but no longer than about `seconds` in all."""
     times: list[float] = []
     for i in range(repeats + 1):
-        if work.prepare:
-            work.prepare()
+        if prepare:
+            prepare()
         start = time.perf_counter()
-        work.run()
+        run()
         elapsed = time.perf_counter() - start
         if i > 0 or elapsed > seconds:
             times.append(elapsed)
         if sum(times) > seconds:
             break
+    return times
+
+
+def measure(work: Work, peaks: Peaks, repeats: int, seconds: float) -> Row:
+    """Run as `durations()`; the median counts."""
+    times = durations(work.run, work.prepare, repeats, seconds)
     median = statistics.median(times)
     gflops = work.operations / median * 1e-9
     gbytes = work.bytes / median * 1e-9

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import omni
-from omni.bench import Peaks, Work, audio, llm, speech, spoken, token2wav, vision
+from omni.bench import Peaks, Work, audio, llm, speech, spoken, token2wav, unit, vision
 from omni.errors import InvalidArgumentError
-from omni.model_files import ModelFiles
+from omni.model_files import PARTS, ModelFiles
 from omni.options import device_of, model_of
 
 
@@ -20,11 +20,18 @@ class MissingPartError(InvalidArgumentError):
 
 
 # Which part of a model a stage needs beside the language model.
-_NEEDS = {"vision": "vision", "audio": "audio", "speech": "speech", "token2wav": "speech"}
+_NEEDS = {
+    "vision": ("vision",),
+    "audio": ("audio",),
+    "speech": ("speech",),
+    "token2wav": ("speech",),
+    "spoken": ("speech",),
+    "unit": PARTS,
+}
 
 
 def _files(args: argparse.Namespace) -> ModelFiles:
-    return model_of(args, {_NEEDS[stage] for stage in args.stages or STAGES if stage in _NEEDS})
+    return model_of(args, {part for stage in args.stages or [UNIT] for part in _NEEDS.get(stage, ())})
 
 
 def _part(args: argparse.Namespace, part: str) -> Path:
@@ -47,7 +54,7 @@ def _say(what: str, info: Any, device: str) -> None:
     )
 
 
-def _language_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+def _open_llm(args: argparse.Namespace) -> omni.LanguageModel:
     options: dict[str, Any] = {
         "n_ctx": args.ctx_size,
         "n_threads": args.threads,
@@ -60,34 +67,33 @@ def _language_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
     else:
         model = omni.LanguageModel(_part(args, "llm"), **options)
     _say("language model", model.info, model.device_name)
-    return llm.works(model, peaks, args.past)
+    return model
 
 
-def _vision_encoder(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+def _open_vision(args: argparse.Namespace) -> omni.VisionEncoder:
     if args.synthetic:
         encoder = omni.VisionEncoder.synthetic(layers=min(args.layers, vision.LAYERS), **_options(args))
     else:
         encoder = omni.VisionEncoder(_part(args, "vision"), **_options(args))
     _say("vision encoder", encoder.info, encoder.device_name)
-    return vision.works(encoder, peaks)
+    return encoder
 
 
-def _audio_encoder(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
+def _open_audio(args: argparse.Namespace) -> omni.AudioEncoder:
     if args.synthetic:
         encoder = omni.AudioEncoder.synthetic(layers=min(args.layers, audio.LAYERS), **_options(args))
     else:
         encoder = omni.AudioEncoder(_part(args, "audio"), **_options(args))
     _say("audio encoder", encoder.info, encoder.device_name)
-    return audio.works(encoder, peaks)
+    return encoder
 
 
-def _open_speech_model(args: argparse.Namespace) -> omni.SpeechModel:
+def _open_speech(args: argparse.Namespace) -> omni.SpeechModel:
     options = _options(args) | {"kv_type": args.kv_type}
     if args.synthetic:
         model = omni.SpeechModel.synthetic(layers=min(args.layers, speech.LAYERS), **options)
     else:
-        projector = _files(args).projector
-        model = omni.SpeechModel(_part(args, "tts"), projector, **options)
+        model = omni.SpeechModel(_part(args, "tts"), _files(args).projector, **options)
     _say("speech model", model.info, model.device_name)
     return model
 
@@ -105,24 +111,41 @@ def _open_token2wav(args: argparse.Namespace) -> omni.Token2Wav:
     return model
 
 
-def _speech_model(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
-    return speech.works(_open_speech_model(args), peaks, args.past)
-
-
-def _token2wav(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
-    return token2wav.works(_open_token2wav(args), peaks)
-
-
-def _spoken(args: argparse.Namespace, peaks: Peaks) -> Iterator[Work]:
-    return spoken.works(_open_speech_model(args), _open_token2wav(args), peaks)
+def measure_units(args: argparse.Namespace) -> list[unit.UnitRow]:
+    """Whole units. Only the language model may have fewer layers than it should; it is scaled up then."""
+    whole = argparse.Namespace(**{**vars(args), "layers": unit.LAYERS})
+    networks = unit.Networks(
+        llm=_open_llm(args),
+        audio=_open_audio(whole),
+        vision=_open_vision(whole),
+        speech=_open_speech(whole),
+        token2wav=_open_token2wav(whole),
+    )
+    layers = networks.llm.info.n_layers
+    if args.synthetic and layers < unit.LAYERS:
+        print(
+            f"times of the language model's {layers} layers are scaled to {unit.LAYERS}, "
+            "the output matrix is not",
+            file=sys.stderr,
+        )
+    return unit.unit_rows(
+        networks,
+        args.repeats,
+        args.seconds,
+        past=args.past,
+        steps=args.flow_steps,
+        full_layers=unit.LAYERS if args.synthetic else None,
+    )
 
 
 # Stages by name, in the order of a run; each opens its network only when it is its turn.
 STAGES: Mapping[str, Callable[[argparse.Namespace, Peaks], Iterator[Work]]] = {
-    "llm": _language_model,
-    "vision": _vision_encoder,
-    "audio": _audio_encoder,
-    "speech": _speech_model,
-    "token2wav": _token2wav,
-    "spoken": _spoken,
+    "llm": lambda args, peaks: llm.works(_open_llm(args), peaks, args.past),
+    "vision": lambda args, peaks: vision.works(_open_vision(args), peaks),
+    "audio": lambda args, peaks: audio.works(_open_audio(args), peaks),
+    "speech": lambda args, peaks: speech.works(_open_speech(args), peaks, args.past),
+    "token2wav": lambda args, peaks: token2wav.works(_open_token2wav(args), peaks),
+    "spoken": lambda args, peaks: spoken.works(_open_speech(args), _open_token2wav(args), peaks),
 }
+# All of them together; not a stage of its own.
+UNIT = "unit"
