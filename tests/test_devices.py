@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 from fake_audio import Clock, FakeBackend, device
@@ -10,6 +13,7 @@ from omni.audio_io import load_audio
 from omni.devices import Microphone, Speaker, find_audio_device, list_audio_devices
 from omni.devices.backend import PortAudio
 from omni.errors import DeviceError, InvalidArgumentError, UnsupportedError
+from omni.optional import import_optional
 
 MIC = device(0, "Desk Microphone", inputs=1, default_input=True)
 BOX = device(1, "Desk Speakers", outputs=2, default_output=True)
@@ -554,7 +558,30 @@ def test_portaudio_errors_name_the_device(fail):
     assert portaudio.alive == 0
 
 
+def test_a_driver_that_hangs_does_not_hang_the_program(monkeypatch):
+    monkeypatch.setattr("omni.devices.backend._CLOSE_SECONDS", 0.05)
+    system, release = FakeSoundDevice(), threading.Event()
+    portaudio = PortAudio(system)
+    (first, _) = portaudio.devices()
+    stream = portaudio.open(first, "input", 1, 441, print)
+    system.streams[0].close = release.wait
+    stream.close()
+    assert portaudio.alive == 0
+    with pytest.raises(DeviceError, match="restart the program"):
+        portaudio.refresh()
+    assert "terminate" not in system.log  # that would hang, too
+    assert portaudio.open(first, "input", 1, 441, print).active
+    release.set()
+
+
+def test_library_that_does_not_load_says_what_to_install(monkeypatch, tmp_path):
+    (tmp_path / "sounddevice_without_library.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnsupportedError, match=r"PortAudio library not found.*apt-get install libx"):
+        import_optional("sounddevice_without_library", "live", "apt-get install libx")
+
+
 def test_missing_portaudio_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sounddevice", None)
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(UnsupportedError, match=r"omni\[live\]"):
         PortAudio()

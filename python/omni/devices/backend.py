@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +21,8 @@ Kind: TypeAlias = Literal["input", "output"]
 DeviceSpec: TypeAlias = "str | int | None"
 # Frames [n, channels] to read or to fill, and whether the system lost some or ran dry before.
 Callback: TypeAlias = Callable[[Frames, bool], None]
+
+_log = logging.getLogger("omni.devices")
 
 _PORTAUDIO_ADVICE = (
     "install PortAudio itself: apt-get install libportaudio2 (Debian, Ubuntu), dnf install portaudio "
@@ -116,6 +121,7 @@ class PortAudio:
     def __init__(self, sounddevice: Any = None) -> None:
         """Use the package `sounddevice`, or another object with its functions."""
         self._sd = sounddevice or import_optional("sounddevice", "live", _PORTAUDIO_ADVICE)
+        self._alsa_handler = None if sounddevice else _quiet_alsa()
         self._lock = threading.RLock()
         self._streams: list[_PortAudioStream] = []
         self._stuck = False
@@ -233,6 +239,28 @@ def _translated(error: type[Exception], what: str) -> Iterator[None]:
         yield
     except (error, ValueError) as e:
         raise DeviceError(f"{what}: {e}") from e
+
+
+def _quiet_alsa() -> object:
+    """ALSA writes what it thinks of configuration files and late callbacks on stderr; it goes to our log.
+
+    Returns what must live as long as ALSA.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    kind = ctypes.CFUNCTYPE(
+        None, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p
+    )
+
+    def log(file: bytes, line: int, function: bytes, error: int, text: bytes) -> None:
+        _log.debug("ALSA, %s: %s", (function or b"").decode(), (text or b"").decode(errors="replace"))
+
+    handler = kind(log)
+    try:
+        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(handler)
+    except (OSError, AttributeError):
+        return None
+    return handler
 
 
 def _default_index(hosts: Sequence[Any], key: str) -> int:
