@@ -198,6 +198,15 @@ def test_microphone_falls_back_to_the_default():
     assert (listener.microphone.status, backend.stream.device) == ("ok", MIC)
 
 
+def test_device_that_was_chosen_by_number_returns_by_its_name():
+    backend = FakeBackend([MIC, HEADSET])
+    listener = Listener(backend, 2)
+    backend.present = [device(2, "Other", inputs=1), device(3, "USB Headset", inputs=2), MIC]
+    listener.after(5.1)
+    listener.after(0.05)
+    assert backend.stream.device.index == 3
+
+
 def test_line_that_the_system_ended_comes_back_at_once():
     """As when another line has the sound system started anew."""
     backend = FakeBackend([MIC, BOX])
@@ -556,6 +565,7 @@ def test_portaudio_errors_name_the_device(fail):
     with pytest.raises(DeviceError, match=r"Cut na.*as input"):
         portaudio.open(first, "input", 1, 441, print)
     assert portaudio.alive == 0
+    assert system.log == (["close"] if fail == "start" else [])
 
 
 def test_a_driver_that_hangs_does_not_hang_the_program(monkeypatch):
