@@ -94,9 +94,10 @@ class VoiceEncoder:
                 vector come from the first channel, the mel from the mean of all.
             rate: samples a second, 8000 to 192000. Higher than 16000 makes the mel better.
 
+        Of a recording over 30 s the 15 s with the least silence are used; a warning in the log says which.
+
         Raises:
-            InvalidArgumentError: shorter than 0.12 s or longer than 30 s, silent, not finite, or a wrong
-                shape.
+            InvalidArgumentError: shorter than 0.12 s, silent, not finite, or a wrong shape.
         """
         return self._encoder.encode(float_samples(np.asarray(wav)), rate)
 

@@ -15,7 +15,7 @@ namespace omni {
 
 // What a recording may be. 5 to 15 s of clean speech at 16 kHz or more make a good voice.
 inline constexpr double kMinVoiceSeconds = 0.12;  // 3 tokens, the fewest that the flow can start from
-inline constexpr double kMaxVoiceSeconds = 30.0;  // what the speech tokenizer sees at once
+inline constexpr double kMaxVoiceSeconds = 30.0;  // what the speech tokenizer sees at once; more is cut
 inline constexpr int kMinVoiceRate = 8000;        // samples a second
 inline constexpr int kMaxVoiceRate = 192000;
 
@@ -49,8 +49,9 @@ class OMNI_API VoiceEncoder {
   ~VoiceEncoder();
 
   // The voice in `samples`, [channels, n] in [-1, 1] at `rate` samples a second. Tokens and speaker vector
-  // come from the first channel, the mel from the mean of all, as in the reference. Throws
-  // Error(invalid_argument) if there is nothing to take a voice from: too short or long, silent, not finite.
+  // come from the first channel, the mel from the mean of all, as in the reference. Of a recording over 30 s
+  // (from 17 s on, the reference can't stream) the 15 s with the least silence are used; the log says which.
+  // Throws Error(invalid_argument) if there is nothing to take a voice from: too short, silent, not finite.
   Voice encode(std::span<const float> samples, int channels, int rate, VoiceStages* stages = nullptr);
 
  private:

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <mutex>
 
+#include "token2wav/best_stretch.h"
 #include "token2wav/campplus.h"
 #include "token2wav/fbank.h"
 #include "token2wav/prompt_mel.h"
@@ -38,9 +39,8 @@ void check_recording(std::span<const float> samples, int channels, int rate) {
           channels, " equally long channels");
   const size_t frames = samples.size() / static_cast<size_t>(channels);
   const double seconds = static_cast<double>(frames) / rate;
-  require(seconds >= kMinVoiceSeconds && seconds <= kMaxVoiceSeconds, code, "the reference recording is ",
-          seconds, " s long, which is too ", seconds < kMinVoiceSeconds ? "short" : "long", " (",
-          kMinVoiceSeconds, " to ", kMaxVoiceSeconds, " s can be used); ", kAdvice);
+  require(seconds >= kMinVoiceSeconds, code, "the reference recording is ", seconds,
+          " s long, which is too short (", kMinVoiceSeconds, " s are the least); ", kAdvice);
   require_finite(samples);
   float peak = 0;
   for (const float v : samples) peak = std::max(peak, std::abs(v));
@@ -62,6 +62,19 @@ std::vector<float> first_channel(std::span<const float> samples, size_t channels
           channels > 1 ? " in its first channel, which speech tokens and speaker vector are made of" : "",
           " (peak ", peak, "); ", kAdvice);
   return out;
+}
+
+// Where the voice is taken from in a longer recording than can be used. Its cost grows with its length.
+std::span<const float> usable(std::span<const float> samples, size_t channels, int rate) {
+  constexpr double kGoodSeconds = 15.0;
+  const auto seconds = [=](size_t n) { return static_cast<double>(n) / rate; };
+  const size_t n = samples.size() / channels;
+  if (seconds(n) <= kMaxVoiceSeconds) return samples;
+  const Stretch best = best_stretch(first_channel(samples, channels), rate, kGoodSeconds);
+  log(LogLevel::warning,
+      str("the reference recording is ", seconds(n), " s long; the voice is taken from ", seconds(best.n),
+          " s of it, from ", seconds(best.first), " s on, where there is least silence; ", kAdvice));
+  return samples.subspan(best.first * channels, best.n * channels);
 }
 
 std::vector<float> mean_of_channels(std::span<const float> samples, size_t channels) {
@@ -133,9 +146,10 @@ std::shared_ptr<VoiceEncoder> VoiceEncoder::synthetic(const VoiceEncoderOptions&
       std::make_unique<Impl>(synthetic_speech_tokenizer(), synthetic_speaker_encoder(), options)));
 }
 
-Voice VoiceEncoder::encode(std::span<const float> samples, int channels, int rate, VoiceStages* stages) {
-  check_recording(samples, channels, rate);
+Voice VoiceEncoder::encode(std::span<const float> recording, int channels, int rate, VoiceStages* stages) {
+  check_recording(recording, channels, rate);
   const auto n_channels = static_cast<size_t>(channels);
+  const std::span<const float> samples = usable(recording, n_channels, rate);
   VoiceStages local;
   VoiceStages& s = stages != nullptr ? *stages : local;
   Voice voice;
