@@ -39,10 +39,11 @@ Stretch best_stretch(std::span<const float> samples, int rate, double seconds) {
       best = i + 1 - wanted;
     }
   }
-  const auto last = power.begin() + static_cast<std::ptrdiff_t>(best + wanted);
+  while (most > 0 && sounds(best) == 0) ++best;
+  const size_t end = std::min(best + wanted, n_blocks);
+  const auto last = power.begin() + static_cast<std::ptrdiff_t>(end);
   const auto quietest = std::min_element(last - static_cast<std::ptrdiff_t>(wanted / 5), last);
-  return {best * size,
-          static_cast<size_t>(quietest - power.begin() - static_cast<std::ptrdiff_t>(best)) * size};
+  return {best * size, (static_cast<size_t>(quietest - power.begin()) - best) * size};
 }
 
 }  // namespace omni
