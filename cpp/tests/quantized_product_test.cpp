@@ -185,6 +185,53 @@ TEST(QuantizedProduct, EveryTargetEqualsItsSum) {
   }
 }
 
+// One and two columns, rows that leave every remainder.
+TEST(QuantizedProduct, FewColumnsEqualTheirSum) {
+  if (!has_vnni()) GTEST_SKIP() << "no kernel for this processor";
+  for (const ggml_type type : {GGML_TYPE_Q4_K, GGML_TYPE_Q6_K}) {
+    for (const int64_t rows : {1, 2, 3, 4, 5, 23}) {
+      for (const int64_t n : {1, 2}) {
+        constexpr int64_t kBlocks = 3;
+        constexpr int64_t kIn = kBlocks * quantized::kBlock;
+        const TestMatrix w(type, kIn, rows);
+        const std::vector<float> x = normals(kIn * n, 2);
+        std::vector<quantized::Column> columns(static_cast<size_t>(kBlocks * n));
+        std::vector<float> rounded;
+        for (size_t i = 0; i < columns.size(); ++i) {
+          quantized::Column& to = columns[i];
+          lanes16::quantize_column(x.data() + i * quantized::kBlock, to);
+          for (const uint8_t q : to.q)
+            rounded.push_back(to.scale * static_cast<float>(static_cast<int8_t>(q)));
+          for (size_t part = 0; part < 16; ++part) {
+            int sum = 0;
+            for (size_t j = 0; j < 16; ++j) sum += static_cast<int8_t>(to.q[part * 16 + j]);
+            EXPECT_EQ(to.sums[part], sum);
+          }
+        }
+        std::vector<float> out(static_cast<size_t>(rows * n));
+        quantized::FewProduct p{};
+        p.weights = {format_of(type), w.bytes.data(), ggml_row_size(type, kIn), kIn, rows};
+        p.x = columns.data();
+        p.n = n;
+        p.out = out.data();
+        p.last = rows / 2;
+        lanes16::multiply_few(p);
+        p.first = p.last;
+        p.last = rows;
+        lanes16::multiply_few(p);
+        for (int64_t column = 0; column < n; ++column) {
+          for (int64_t row = 0; row < rows; ++row) {
+            const Exact e = exact_product(w, row, rounded.data() + column * kIn);
+            ASSERT_NEAR(out[static_cast<size_t>(column * rows + row)], e.value, 1e-5 * e.size)
+                << ggml_type_name(type) << " " << rows << "x" << n << ", column " << column << ", row "
+                << row;
+          }
+        }
+      }
+    }
+  }
+}
+
 #endif  // OMNI_HAS_QUANTIZED_KERNELS
 
 // As operators of a graph, for every device, thread count and shape of the activations.
@@ -242,7 +289,7 @@ TEST(QuantizedProduct, LinearIsWithinTheRoundingOfActivations) {
 
 #ifdef OMNI_HAS_QUANTIZED_KERNELS
 
-// Weights stay in the file, and whatever has more than two columns is multiplied by the kernels above.
+// Weights stay in the file, and the kernels above multiply them.
 TEST(QuantizedProduct, TakesMappedWeights) {
   if (!has_avx2()) GTEST_SKIP() << "no kernel for this processor";
   for (const ggml_type type : kTypes) {
@@ -261,7 +308,8 @@ TEST(QuantizedProduct, TakesMappedWeights) {
     const Graph g(16);
     for (const int64_t n : {1, 2, 3, 64}) {
       const ggml_tensor* y = linear(g.ctx(), layer, g.input(GGML_TYPE_F32, {256, n}, "x"));
-      EXPECT_EQ(y->op, n > 2 ? GGML_OP_CUSTOM : GGML_OP_MUL_MAT) << ggml_type_name(type) << ", " << n;
+      const bool ours = n > 2 || (has_vnni() && type != GGML_TYPE_Q5_K);
+      EXPECT_EQ(y->op, ours ? GGML_OP_CUSTOM : GGML_OP_MUL_MAT) << ggml_type_name(type) << ", " << n;
     }
   }
 }

@@ -41,6 +41,23 @@ struct Product {
   int64_t last;
 };
 
+// 256 activations for products with few columns.
+struct alignas(64) Column {
+  uint8_t q[kBlock];  // bit patterns of int8_t
+  int16_t sums[16];   // of 16 neighbours each
+  float scale;
+};
+
+// The same product for few columns: x holds one column after the other.
+struct FewProduct {
+  Matrix weights;
+  const Column* x;
+  int64_t n;
+  float* out;
+  int64_t first;
+  int64_t last;
+};
+
 // Centred weights want activations without a sign: then what the added 128 gives is the same for every
 // column.
 inline Sign sign_for(Format format) {

@@ -23,6 +23,8 @@ namespace {
 #include "kernels/simd.inc"
 //
 #include "kernels/quantized.inc"
+//
+#include "kernels/quantized_rows.inc"
 }  // namespace
 }  // namespace omni::lanes16
 #undef OMNI_LANES

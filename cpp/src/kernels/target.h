@@ -12,6 +12,12 @@
 #define OMNI_INLINE [[gnu::always_inline]] inline
 
 #define OMNI_PRAGMA(text) _Pragma(#text)
+// Before a loop of at most four rounds whose variables should live in registers.
+#if defined(__clang__)
+#define OMNI_UNROLL OMNI_PRAGMA(unroll)
+#else
+#define OMNI_UNROLL OMNI_PRAGMA(GCC unroll 4)
+#endif
 #if defined(__clang__)
 #define OMNI_BEGIN_TARGET(features) \
   OMNI_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
