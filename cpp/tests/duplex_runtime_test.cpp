@@ -619,6 +619,40 @@ TEST(DuplexSession, DoesLessWhenItIsLate) {
   EXPECT_GT(units_since, 3);
 }
 
+TEST(DuplexSession, DoesEverythingAgainWhenItHasTime) {
+  std::atomic<bool> held{true};
+  DuplexScript script = script_of({{true, "a", true}});
+  script.repeat = true;
+  script.before = [&](ScriptedStage, int64_t) {
+    while (held) std::this_thread::sleep_for(1ms);
+  };
+  DuplexSessionOptions options;
+  options.max_queued_units = 1;
+  DuplexSession session(scripted_stages(script), {}, options);
+  int64_t pushed = 0;
+  for (; session.level() == DuplexLevel::full; ++pushed) session.push_audio(sound_of(1));
+  EXPECT_EQ(session.level(), DuplexLevel::fewer_steps) << "no pictures come, so dropping them can't help";
+  held = false;
+  std::vector<DuplexLevel> levels;
+  int64_t gone = 0;  // answered or dropped
+  int fewest = 10;
+  const auto deadline = std::chrono::steady_clock::now() + kBound;
+  while (levels.size() < 2 || script.counts->steps != 10) {  // one unit at a time, which is easy
+    ASSERT_LT(std::chrono::steady_clock::now(), deadline);
+    DuplexEvent event;
+    if (session.poll(event, 100ms) != Poll::event) continue;
+    if (const auto* change = get<DuplexDegradedEvent>(event)) levels.push_back(change->level);
+    if (const auto* drop = get<DuplexInputDroppedEvent>(event)) gone += static_cast<int64_t>(drop->seconds);
+    if (get<DuplexUnitEvent>(event) != nullptr) ++gone;
+    fewest = std::min<int>(fewest, script.counts->steps);
+    if (gone < pushed) continue;
+    session.push_audio(sound_of(1));
+    ++pushed;
+  }
+  EXPECT_EQ(levels, (std::vector{DuplexLevel::fewer_steps, DuplexLevel::full}));
+  EXPECT_EQ(fewest, 5);
+}
+
 TEST(DuplexSession, ASlowReaderStopsTheStagesAndNotTheInput) {
   DuplexScript script = script_of({{true, "a", false}});
   script.repeat = true;
@@ -766,6 +800,44 @@ TEST(DuplexSession, HoldsItsPromisesInRandomCourses) {
     size_t speaking = 0;
     for (const auto& unit : script.units) speaking += unit.speaks ? 1 : 0;
     EXPECT_EQ(of_type<DuplexTextEvent>(events).size(), speaking) << "seed " << seed;
+  }
+}
+
+// A stage fails somewhere while others work, wait, or are interrupted: the error comes out, everybody ends.
+TEST(DuplexSession, EndsWhateverFailsWhenever) {
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    std::mt19937 random(seed);
+    DuplexScript script = script_of({{true, "a", false}, {true, "b", true}, kListens});
+    script.repeat = true;
+    const auto failing = static_cast<ScriptedStage>(random() % 4);
+    const auto at = static_cast<int64_t>(random() % 10);
+    const unsigned most = 1 + random() % 2000;
+    script.before = [=](ScriptedStage stage, int64_t call) {
+      std::this_thread::sleep_for(std::chrono::microseconds(static_cast<unsigned>(call * 7919) % most));
+      if (stage == failing && call == at) fail(ErrorCode::device, "lost");
+    };
+    DuplexSessionOptions options;
+    // In real time answers are soon text only, and the last two stages have nothing to do.
+    options.real_time = random() % 2 == 0 && failing < ScriptedStage::speak;
+    options.max_queued_events = 16;
+    DuplexSession session(scripted_stages(script), {}, options);
+    std::thread pusher([&] {
+      try {
+        while (true) {
+          session.push_audio(sound_of(1));
+          std::this_thread::sleep_for(100us);
+        }
+      } catch (const Error& e) {
+        EXPECT_EQ(e.code(), ErrorCode::device) << e.what();
+      }
+    });
+    std::thread other([&session, pause = random() % 3000] {
+      std::this_thread::sleep_for(std::chrono::microseconds(pause));
+      session.interrupt();
+    });
+    EXPECT_THROW(read_all(session), Error) << "seed " << seed;
+    pusher.join();
+    other.join();
   }
 }
 

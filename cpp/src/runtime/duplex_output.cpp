@@ -163,7 +163,7 @@ void DuplexOutput::finish() {
   room_.notify_all();
 }
 
-void DuplexOutput::fail(ErrorCode code, std::string message) {
+void DuplexOutput::fail(ErrorCode code, const std::string& message) {
   const std::scoped_lock lock(mutex_);
   if (!failure_ && !ended_ && !closed_) failure_.emplace(code, message);
   ended_ = true;

@@ -62,7 +62,7 @@ class DuplexOutput {
   // `unit` and those after it were not heard; `overflow`: for want of room.
   void input_dropped(int64_t unit, int64_t count, bool overflow);
   void finish();  // nothing more will come
-  void fail(ErrorCode code, std::string message);
+  void fail(ErrorCode code, const std::string& message);
 
   // ---- users ----
 
