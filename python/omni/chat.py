@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from omni.generation import Generation
     from omni.messages import Part
     from omni.minicpmo import MiniCPMO
+    from omni.model_files import ModelFiles
 
 _HELP = """\
 /image FILE  /audio FILE  /video FILE   add a picture, sound or video (path or URL) to the next message
@@ -166,12 +167,19 @@ def _parts(args: argparse.Namespace) -> set[str]:
 
 def load_model(args: argparse.Namespace, parts: Collection[str] = PARTS) -> MiniCPMO:
     """Opens the language model and says on stderr what runs where. `parts` will be used, too."""
+    files = model_of(args, parts)
+    start = time.perf_counter()
+    model = open_model(args, files)
+    print(f"{model.describe()}, loaded in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    return model
+
+
+def open_model(args: argparse.Namespace, files: ModelFiles) -> MiniCPMO:
+    """Opens the language model as the options say."""
     from omni.minicpmo import MiniCPMO
 
-    llm = model_of(args, parts).llm
-    start = time.perf_counter()
-    model = MiniCPMO.from_pretrained(
-        llm,
+    return MiniCPMO.from_pretrained(
+        files.llm,
         init_vision=False,
         init_audio=False,
         init_tts=False,
@@ -181,8 +189,6 @@ def load_model(args: argparse.Namespace, parts: Collection[str] = PARTS) -> Mini
         kv_type=args.kv_type,
         device=device_of(args),
     )
-    print(f"{model.describe()}, loaded in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return model
 
 
 def _ask(dialogue: Dialogue, question: str, args: argparse.Namespace) -> None:

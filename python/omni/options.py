@@ -10,14 +10,23 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omni._ext import list_devices
 from omni.errors import InvalidArgumentError
 from omni.model_files import PARTS, ModelFiles, find_model_files
 
-__all__ = ["MODEL_OPTIONS", "OPTIONS", "Option", "add_options", "as_markdown", "device_of", "model_of"]
+__all__ = [
+    "MODEL_OPTIONS",
+    "OPTIONS",
+    "Option",
+    "adapted",
+    "add_options",
+    "as_markdown",
+    "device_of",
+    "model_of",
+]
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 
@@ -86,7 +95,7 @@ def _layers(text: str) -> str:
 
 
 _MODEL, _SAMPLING, _INPUT, _BENCH, _OUTPUT = "model", "sampling", "input", "measuring", "output"
-_SPEECH, _DEVICES = "speech", "sound devices"
+_SPEECH, _LIVE, _DEVICES = "speech", "conversation", "sound devices"
 
 _TABLE = (
     Option(
@@ -180,6 +189,45 @@ _TABLE = (
         _SPEECH,
         _number(int, 1, 100),
     ),
+    Option(("--tts",), "speak; --no-tts: answers are text", _SPEECH, None, default=True),
+    Option(("--voice",), "saved voice to speak with, instead of a recording", _SPEECH, str, "FILE"),
+    Option(("--input",), "sound file as the microphone", _LIVE, str, "FILE"),
+    Option(("--fast",), "read a file as fast as it goes, not at its own pace", _LIVE, None, default=False),
+    Option(
+        ("--preset",), "what the model is to be: a name of --list-presets, or a YAML file", _LIVE, str, "NAME"
+    ),
+    Option(("--list-presets",), "list the presets and leave", _LIVE, None, default=False),
+    Option(
+        ("--force-listen",),
+        "seconds at the beginning in which the model only listens (unset: 3 with a microphone, else 0)",
+        _LIVE,
+        _number(int, 0, 3600),
+    ),
+    Option(("--max-speak",), "text tokens of a second (unset: 20)", _LIVE, _number(int, 1, 1000)),
+    Option(
+        ("--window",),
+        "what makes room when the context is full: drop the oldest seconds (basic), keep their text "
+        "(context), or end (off)",
+        _LIVE,
+        default="basic",
+        choices=("basic", "context", "off"),
+    ),
+    Option(("--window-high",), "basic: rows of context that start it (unset: 8000)", _LIVE, _number(int, 1)),
+    Option(("--window-low",), "basic: rows that it leaves (unset: 6000)", _LIVE, _number(int, 1)),
+    Option(("--window-units",), "context: seconds that it leaves (unset: 24)", _LIVE, _number(int, 1)),
+    Option(("--warmup",), "run once in silence before the microphone opens", _LIVE, None, default=True),
+    Option(("--record",), "directory to record the conversation to", _LIVE, str, "DIR"),
+    Option(("--record-video",), "record an MP4 with subtitles, too", _LIVE, None, default=False),
+    Option(("--list-audio-devices",), "list the sound devices and leave", _DEVICES, None, default=False),
+    Option(("--camera",), "let the model see: number of a camera, or a path or URL", _DEVICES, str, "CAMERA"),
+    Option(("--screen",), "let the model see a monitor: 1, 2, ...; 0: all", _DEVICES, _number(int, 0), "N"),
+    Option(
+        ("--aec",),
+        "echo: on: WebRTC's canceller, gate: mute the microphone while it speaks, off: headphones",
+        _DEVICES,
+        default="auto",
+        choices=("auto", "on", "gate", "off"),
+    ),
     Option(
         ("--synthetic",),
         "measure with random weights of this model's sizes, without a file",
@@ -206,9 +254,10 @@ _TABLE = (
     Option(("--past",), "positions of context before each run", _BENCH, _number(int, 0), default=0),
     Option(("--measure",), "time the networks (default)", _BENCH, None, default=True),
     Option(("--echo",), "play a sound and measure how it comes back", _BENCH, None, default=False),
-    Option(("--input-device",), "microphone: number or part of the name", _DEVICES, str, "NAME"),
+    Option(("-i", "--input-device"), "microphone: number or part of the name", _DEVICES, str, "NAME"),
     Option(("--output-device",), "loudspeaker: number or part of the name", _DEVICES, str, "NAME"),
     Option(("--json",), "results on stdout as JSON, one object a line", _OUTPUT, None, default=False),
+    Option(("--plain",), "lines of text instead of a picture on the terminal", _OUTPUT, None, default=False),
     Option(("-v", "--verbose"), "say more; errors with their traceback", _OUTPUT, None, default=False),
 )
 
@@ -219,16 +268,17 @@ MODEL_OPTIONS = ("model", "quant", "hf_repo", "hf_file", "hf_token", "model_sour
 
 
 def add_options(
-    parser: argparse.ArgumentParser, names: Iterable[str], environ: Mapping[str, str] | None = None
+    parser: argparse.ArgumentParser, names: Iterable[str | Option], environ: Mapping[str, str] | None = None
 ) -> None:
     """Adds options of the table to a parser, with values of the environment as defaults.
 
-    Exits as a usage error does if a variable's value is unusable.
+    `names`: in the table, or options of it that a command has changed with `adapted()`. Exits as a usage
+    error does if a variable's value is unusable.
     """
     environ = os.environ if environ is None else environ
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name in names:
-        option = OPTIONS[name]
+        option = OPTIONS[name] if isinstance(name, str) else name
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
         default = option.default
@@ -238,6 +288,13 @@ def add_options(
             except ValueError as error:
                 parser.error(f"environment variable {option.variable}: {error}")
         _add(groups[option.group], option, default)
+
+
+def adapted(name: str, **changes: Any) -> Option:
+    """An option of the table with another meaning, default or short flag in one command."""
+    option = replace(OPTIONS[name], **changes)
+    assert option.name == name  # it stays the same variable
+    return option
 
 
 def _add(group: argparse._ArgumentGroup, option: Option, default: Any) -> None:
