@@ -89,9 +89,9 @@ def unit_rows(
     def take(run: Callable[[], object], prepare: Callable[[], object] | None = None) -> float:
         return statistics.median(durations(run, prepare, repeats, seconds)) * 1e3
 
-    llm = _LanguageModelTimes(networks.llm, take, past, full_layers)
+    llm = LanguageModelTimes(networks.llm, take, past, full_layers)
     hear, see = _hear(networks.audio, take), _see(networks.vision, take)
-    speech, sound = _speech(networks.speech, take), _sound(networks.token2wav, take, steps)
+    speech, sound = speech_second(networks.speech, take), _sound(networks.token2wav, take, steps)
     heard = 1 + POSITIONS // networks.audio.info.pool
     seen = heard + networks.vision.info.n_queries + 2
     listen, speak = llm.answer(0), llm.answer(TEXT_TOKENS)
@@ -114,7 +114,7 @@ def unit_table(rows: Iterable[UnitRow]) -> Iterator[str]:
         yield f"{row.unit:<14} {' '.join(cells)} {row.total:8.1f} {row.total / BUDGET_MS:8.0%}"
 
 
-class _LanguageModelTimes:
+class LanguageModelTimes:
     """Times of the language model's calls, scaled up from its layers to those that it stands for."""
 
     def __init__(self, model: LanguageModel, take: Take, past: int, full_layers: int | None) -> None:
@@ -165,7 +165,8 @@ def _see(encoder: VisionEncoder, take: Take) -> float:
     return take(lambda: encoder.encode(frame, max_slice_nums=1), None)
 
 
-def _speech(model: SpeechModel, take: Take) -> float:
+def speech_second(model: SpeechModel, take: Take, rows: int = SPOKEN_ROWS) -> float:
+    """Milliseconds of a second in a turn of `rows` rows or more."""
     random = np.random.default_rng(3)
     hidden = random.standard_normal((TEXT_TOKENS, model.info.llm_width), dtype=np.float32)
     ids = random.integers(0, model.info.n_text, TEXT_TOKENS, dtype=np.int32)
@@ -174,7 +175,7 @@ def _speech(model: SpeechModel, take: Take) -> float:
     def begin() -> None:
         if stream.position == 0 or stream.position > 2 * SPOKEN_ROWS:
             stream.flush()
-            while stream.position < SPOKEN_ROWS:
+            while stream.position < rows:
                 stream.push(ids, hidden)
 
     return take(lambda: stream.push(ids, hidden), begin)

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
         _say_times(times, args.llm, say)
         verdict = judge(times, needs, memory if settings.device is None else None)
         say(f"\n{verdict.text}")
+        if busy and not verdict.full_duplex:
+            say("It was busy with other programs meanwhile: ask again when it is idle.")
         report |= {"busy": busy, "times": times.as_dict(), "verdict": verdict.as_dict()}
     if args.json:
         print(json.dumps(report))

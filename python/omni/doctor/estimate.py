@@ -8,7 +8,6 @@ for the others the time grows as the number of operations. The speech model and 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
@@ -17,46 +16,44 @@ from typing import Any, cast
 import numpy as np
 
 from omni.audio_encoder import AudioEncoder
-from omni.bench import audio, speech, token2wav, vision
+from omni.bench import audio, durations, speech, token2wav, unit, vision
 from omni.language_model import LanguageModel
 from omni.speech_model import SpeechModel
 from omni.token2wav import Token2Wav
 from omni.vision_encoder import VisionEncoder
 
-LLM_LAYERS = 36
 STEPS = (10, 5)  # of the flow: the default, and half the work
-WORDS = 5  # tokens of text in a usual second of speech
 
-# Positions that a unit adds to the context: <unit> and a second of sound, a picture in 64 and its two marks,
-# the decision and </unit>; around spoken text <|speak|>, <|chunk_eos|> and </unit>.
-_SOUND_ROWS, _PICTURE_ROWS, _LISTEN_ROWS, _SPEAK_ROWS = 11, 66, 2, 3
+_SOUND_ROWS = 11  # of context for a second of sound, with <unit>
+_PICTURE_ROWS = 66  # more for a picture in one slice
 _PAST = 256  # positions of context while the language model is timed
-_PAST_SECONDS = 10  # of sound that the audio encoder sees in a session
 _RUNS, _SECONDS = 5, 1.5  # of each measurement at most
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Milliseconds of what happens within a second."""
+    """Milliseconds of what happens within a second. Speech of a second has `TEXT_TOKENS` tokens of text."""
 
     hear: float  # the audio encoder
     see: float  # the vision encoder, one picture in one slice
-    read_sound: float  # the language model, a second's sound
-    read_picture: float  # the language model, a picture more
-    token: float  # the language model, one token
-    speech: float  # the speech model, a second of speech
-    sound: Mapping[int, float]  # token2wav, a second of sound, by the flow's steps
+    read_sound: float  # the language model takes what was heard
+    read_both: float  # ... what was heard and seen
+    listen: float  # it decides to listen, and closes the unit
+    speak: float  # it decides to speak, says its text, and closes the unit
+    speech: float  # the speech model
+    sound: Mapping[int, float]  # token2wav, by the flow's steps
 
     def listening(self, *, picture: bool = False) -> float:
         """A unit in which the model only listens."""
-        look = self.see + self.read_picture if picture else 0.0
-        return self.hear + self.read_sound + look + _LISTEN_ROWS * self.token
+        return self._taken_in(picture) + self.listen
 
     def speaking(self, *, steps: int | None = STEPS[0], picture: bool = False) -> float:
         """A unit in which it also speaks; `steps` None: as text only."""
         voice = 0.0 if steps is None else self.speech + self.sound[steps]
-        rows = WORDS + _SPEAK_ROWS - _LISTEN_ROWS
-        return self.listening(picture=picture) + rows * self.token + voice
+        return self._taken_in(picture) + self.speak + voice
+
+    def _taken_in(self, picture: bool) -> float:
+        return self.hear + (self.see + self.read_both if picture else self.read_sound)
 
     def as_dict(self) -> dict[str, Any]:
         """Parts and units for `--json`, in milliseconds."""
@@ -92,41 +89,32 @@ def estimate(settings: Settings, say: Callable[[str], None] = lambda text: None)
     common: dict[str, Any] = {"n_threads": settings.threads, "device": settings.device}
     weights = common | {"weight_format": settings.weight_format}
     kv: dict[str, Any] = {"kv_type": settings.kv_type}
-    say(f"measuring: language model, {settings.llm}, 2 of {LLM_LAYERS} layers")
-    llm = time_language_model(LanguageModel.synthetic(settings.llm, 2, n_ctx=512, **common, **kv), LLM_LAYERS)
+    say(f"measuring: language model, {settings.llm}, 2 of {unit.LAYERS} layers")
+    llm = time_language_model(
+        LanguageModel.synthetic(settings.llm, 2, n_ctx=512, **common, **kv), unit.LAYERS
+    )
     say(f"measuring: audio encoder, 2 of {audio.LAYERS} layers")
     hear = time_audio_encoder(AudioEncoder.synthetic(layers=2, **weights), audio.LAYERS)
     say(f"measuring: vision encoder, 2 of {vision.LAYERS} layers")
     see = time_vision_encoder(VisionEncoder.synthetic(layers=2, **weights), vision.LAYERS)
     say("measuring: speech model")
-    voice = time_speech_model(SpeechModel.synthetic(layers=speech.LAYERS, **weights, **kv))
+    model = SpeechModel.synthetic(layers=speech.LAYERS, **weights, **kv)
+    voice = unit.speech_second(model, _time, rows=1)
+    del model
     say("measuring: token2wav")
     sound = time_token2wav(Token2Wav.synthetic(**weights))
     return Estimate(hear=hear, see=see, speech=voice, sound=sound, **llm)
 
 
 def time_language_model(model: LanguageModel, layers: int) -> dict[str, float]:
-    """Milliseconds of `read_sound`, `read_picture` and `token` for so many layers."""
-    cache = model.new_cache()
-    past = min(_PAST, cache.capacity // 2)
-    rows = np.random.default_rng(0).standard_normal((past + _SOUND_ROWS + _PICTURE_ROWS, model.info.width))
-    rows = (0.02 * rows).astype(np.float32)
-    model.forward(rows[:past], cache, logits="none", hidden="rows")
-
-    def run(n: int, output: bool) -> float:
-        def once() -> None:
-            cache.truncate(past)
-            model.forward(rows[past : past + n], cache, logits="last" if output else "none", hidden="rows")
-
-        return _time(once)
-
-    def full(n: int) -> float:
-        inner = run(n, False)
-        return inner * layers / model.info.n_layers + max(0.0, run(n, True) - inner)
-
-    sound = full(_SOUND_ROWS)
-    both = full(_SOUND_ROWS + _PICTURE_ROWS)
-    return {"read_sound": sound, "read_picture": max(0.0, both - sound), "token": full(1)}
+    """Milliseconds of `read_sound`, `read_both`, `listen` and `speak` for so many layers."""
+    times = unit.LanguageModelTimes(model, _time, _PAST, layers)
+    return {
+        "read_sound": times.prompt(_SOUND_ROWS),
+        "read_both": times.prompt(_SOUND_ROWS + _PICTURE_ROWS),
+        "listen": times.answer(0),
+        "speak": times.answer(unit.TEXT_TOKENS),
+    }
 
 
 def time_audio_encoder(encoder: AudioEncoder, layers: int) -> float:
@@ -140,7 +128,7 @@ def time_audio_encoder(encoder: AudioEncoder, layers: int) -> float:
         stream.push(second)
 
     whole = _with_layers(info, layers)
-    share = audio.operations(whole, positions, positions * (_PAST_SECONDS + 1)) / audio.operations(
+    share = audio.operations(whole, positions, positions * (unit.HEARD_SECONDS + 1)) / audio.operations(
         info, positions, positions
     )
     return _time(once) * share
@@ -153,16 +141,6 @@ def time_vision_encoder(encoder: VisionEncoder, layers: int) -> float:
     info, patches = encoder.info, rows * columns
     share = vision.operations(_with_layers(info, layers), patches) / vision.operations(info, patches)
     return _time(lambda: encoder.encode(picture, 1)) * share
-
-
-def time_speech_model(model: SpeechModel) -> float:
-    """Milliseconds for a second of speech with its text."""
-    stream = model.stream(seed=1)
-    random = np.random.default_rng(0)
-    hidden = random.standard_normal((WORDS, model.info.llm_width), dtype=np.float32)
-    ids = random.integers(0, model.info.n_text, WORDS, dtype=np.int32)
-    stream.push(ids[:1], hidden[:1])  # the first unit of a turn may be short
-    return _time(lambda: stream.push(ids, hidden))
 
 
 def time_token2wav(model: Token2Wav) -> dict[int, float]:
@@ -178,20 +156,9 @@ def time_token2wav(model: Token2Wav) -> dict[int, float]:
     return {steps: flow * model.flow_cost(steps, past).operations / measured + vocoder for steps in STEPS}
 
 
-def _time(run: Callable[[], object]) -> float:
-    """Median of a few runs after one to warm up, in milliseconds; a slow one is not repeated."""
-    times: list[float] = []
-    begin = time.perf_counter()
-    for i in range(_RUNS + 1):
-        start = time.perf_counter()
-        run()
-        end = time.perf_counter()
-        times.append(end - start)
-        if end - begin > _SECONDS:
-            break
-        if i == 0:
-            times.clear()
-    return statistics.median(times) * 1e3
+def _time(run: Callable[[], object], prepare: Callable[[], object] | None = None) -> float:
+    """Median of a few runs, in milliseconds."""
+    return statistics.median(durations(run, prepare, _RUNS, _SECONDS)) * 1e3
 
 
 def _with_layers(info: object, layers: int) -> Any:
