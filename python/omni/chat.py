@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omni.command import run_command
 from omni.errors import InvalidArgumentError, OmniError
+from omni.memory import require_memory
 from omni.messages import Sound, parse_messages
 from omni.model_files import PARTS
 from omni.options import MODEL_OPTIONS, add_options, device_of, model_of
@@ -169,15 +170,18 @@ def load_model(args: argparse.Namespace, parts: Collection[str] = PARTS) -> Mini
     """Opens the language model and says on stderr what runs where. `parts` will be used, too."""
     files = model_of(args, parts)
     start = time.perf_counter()
-    model = open_model(args, files)
+    model = open_model(args, files, parts)
     print(f"{model.describe()}, loaded in {time.perf_counter() - start:.1f} s", file=sys.stderr)
     return model
 
 
-def open_model(args: argparse.Namespace, files: ModelFiles) -> MiniCPMO:
-    """Opens the language model as the options say."""
+def open_model(args: argparse.Namespace, files: ModelFiles, parts: Collection[str] = PARTS) -> MiniCPMO:
+    """Opens the language model as the options say. There should be memory for `parts`, too."""
     from omni.minicpmo import MiniCPMO
 
+    device = device_of(args)
+    if device is None:
+        require_memory(files, args.ctx_size, args.kv_type, parts)
     return MiniCPMO.from_pretrained(
         files.llm,
         init_vision=False,
@@ -187,7 +191,7 @@ def open_model(args: argparse.Namespace, files: ModelFiles) -> MiniCPMO:
         n_threads=args.threads,
         n_batch=args.batch_size,
         kv_type=args.kv_type,
-        device=device_of(args),
+        device=device,
     )
 
 

@@ -33,6 +33,7 @@ from omni.generation import (
 )
 from omni.hub import HubOptions
 from omni.language_model import LanguageModel
+from omni.memory import context_bytes, require_memory
 from omni.messages import Message, parse_messages
 from omni.model_check import check_model_files
 from omni.model_files import ModelFiles, quantisation, resolve_model
@@ -133,6 +134,8 @@ class MiniCPMO:
         parts = [part for part in wanted if wanted[part]]
         files = resolve_model(model, quant, parts, hub)
         check_model_files(files, parts)
+        if device is None:
+            require_memory(files, n_ctx, kv_type, parts)
         self = cls(
             files,
             variant=variant,
@@ -748,8 +751,8 @@ class MiniCPMO:
         loaded = (("vision", self.vision), ("audio", self.audio), ("speech", self._speaker))
         parts = [name for name, part in loaded if part is not None]
         with_parts = f" with {', '.join(parts)}" if parts else ""
-        per_value = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}[self._kv_type]
-        context = int(2 * info.n_layers * info.n_kv_heads * info.head_dim * per_value * self._n_ctx)
+        sizes = info.n_layers, info.n_kv_heads, info.head_dim
+        context = context_bytes(*sizes, self._n_ctx, self._kv_type)
         llm = self.files.llm
         count = self._compute["n_threads"] or _ext.default_threads()
         threads = "" if self._compute["device"] else f" ({count} thread{'s' * (count > 1)})"

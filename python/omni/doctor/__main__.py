@@ -16,6 +16,7 @@ from omni.doctor import machine as facts
 from omni.doctor.estimate import STEPS, Estimate, Settings, estimate
 from omni.doctor.verdict import Needs, Verdict, judge, seconds
 from omni.errors import OmniError
+from omni.memory import available_memory
 from omni.options import add_options, device_of
 
 _OPTIONS = (
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         print(text, file=out, flush=True)
 
     needs = Needs.of(args.llm)
-    memory = facts.available_memory()
+    memory = available_memory()
     report["machine"], report["memory"], report["disk"] = _machine(args, needs, memory, say)
     report["audio"] = _audio(args, say)
     verdict: Verdict | None = None

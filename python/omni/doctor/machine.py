@@ -11,18 +11,6 @@ import omni
 from omni.hub.remote import repository
 
 
-def available_memory() -> int | None:
-    """Bytes that programs can use now; where the system does not say, all there are; None: unknown."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    total = next((device.memory_total for device in omni.list_devices() if device.kind == "cpu"), 0)
-    return total or None
-
-
 def compute_devices() -> list[dict[str, Any]]:
     """What this build can compute on, memory in bytes."""
     return [

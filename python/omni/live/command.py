@@ -263,7 +263,7 @@ class _Program:
     def _model(self, *, sees: bool) -> MiniCPMO:
         args = self._args
         parts = {"audio", *(["vision"] if sees else []), *(["speech"] if args.tts else [])}
-        model = open_model(args, model_of(args, parts))
+        model = open_model(args, model_of(args, parts), parts)
         model.init_audio()
         if sees:
             model.init_vision()
