@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,26 @@ def test_a_model_states_its_window(model_dir: Path, tiny_model_dir: Path) -> Non
     assert options.context_max_units == 24
     published = _ext.DuplexOptions.of_model(str(next(tiny_model_dir.glob("*.gguf"))))
     assert (published.sliding_window_mode, published.basic_window_high_tokens) == ("off", 8000)
+
+
+def test_a_duplex_session_follows_its_model(model_dir: Path) -> None:
+    model = omni.MiniCPMO.from_pretrained(model_dir, n_ctx=1024, n_threads=1)
+
+    def window(**params: Any) -> dict[str, Any]:
+        options = model.as_duplex(**params)._options
+        return {name: getattr(options, name) for name in WINDOW}
+
+    assert window() == WINDOW
+    high, low = "basic_window_high_tokens", "basic_window_low_tokens"
+    assert window(sliding_window_mode="off", basic_window_high_tokens=150) == {
+        "sliding_window_mode": "off", high: 150, low: 150,
+    }  # fmt: skip
+    assert window(n_ctx=100) == WINDOW | {high: 100, low: 75}
+    duplex = model.as_duplex()
+    duplex.prepare()
+    length = duplex.cache_length
+    assert duplex.streaming_prefill(frame_list=[np.zeros((40, 40, 3), np.uint8)]).success
+    assert duplex.cache_length == length + 1 + QUERIES + 2
 
 
 @pytest.mark.parametrize(
