@@ -65,7 +65,6 @@ class Encoder : public DuplexEncoder {
               "sound needs the audio encoder, and the model was loaded without it");
       require(unit.audio.size() == static_cast<size_t>(kDuplexUnitSamples), ErrorCode::invalid_argument,
               "a unit of sound has ", kDuplexUnitSamples, " samples, not ", unit.audio.size());
-      require_finite(unit.audio);
     }
     require(unit.frames.empty() || vision_ != nullptr, ErrorCode::invalid_argument,
             "pictures need the picture encoder, and the model was loaded without it");
