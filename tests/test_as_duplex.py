@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import omni
 from omni.audio_io import load_audio
 from omni.duplex import MiniCPMODuplex
+from omni.speaking import Speaker
 
 RATE = 16000
 Floats = NDArray[np.float32]
@@ -51,6 +52,7 @@ class Load:
                 model.files.audio, weight_format="stored", kv_type="f32", n_threads=1
             )
             model.vision = omni.VisionEncoder(model.files.vision, weight_format="stored", n_threads=1)
+            model._speaker = Speaker.load(model.files, kv_type="f32", token2wav_format="stored", n_threads=1)
             self._models[key] = model
         return self._models[key]
 
