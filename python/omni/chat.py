@@ -31,7 +31,7 @@ _HELP = """\
 /clear   forget the dialogue      /help   this      /exit   leave (or Ctrl-D); Ctrl-C stops an answer
 """
 _OPTIONS = (
-    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
+    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type", "weight_format",
     "n_predict", "temp", "top_k", "top_p", "repeat_penalty", "seed",
     "prompt", "system_prompt", "image", "audio", "video", "max_slices", "stack_frames", "think",
     "speak", "ref_audio", "flow_steps",
@@ -191,6 +191,7 @@ def open_model(args: argparse.Namespace, files: ModelFiles, parts: Collection[st
         n_threads=args.threads,
         n_batch=args.batch_size,
         kv_type=args.kv_type,
+        weight_format=args.weight_format,
         device=device,
     )
 

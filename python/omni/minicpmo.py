@@ -41,7 +41,7 @@ from omni.multimodal import Prompt, PromptOptions, build_prompt, image_rows, spl
 from omni.prompts import system_prompt
 from omni.simplex import SimplexSession, group_texts
 from omni.speaking import Recording, Speaker, SpeechOrder, TTSSamplingParams, VoiceOptions, spoken_span
-from omni.vision_encoder import VisionEncoder
+from omni.vision_encoder import VisionEncoder, WeightFormat
 from omni.voice import Voice
 
 __all__ = ["MiniCPMO"]
@@ -70,9 +70,10 @@ class MiniCPMO:
         kv_type: Literal["f32", "f16", "q8_0"],
         n_threads: int | None,
         device: str | None,
+        weight_format: WeightFormat,
     ) -> None:
         self.files = files
-        self._n_ctx, self._kv_type = n_ctx, kv_type
+        self._n_ctx, self._kv_type, self._weight_format = n_ctx, kv_type, weight_format
         self._compute: dict[str, Any] = {"n_threads": n_threads, "device": device}
         self.llm = LanguageModel(files.llm, n_ctx=n_ctx, n_batch=n_batch, kv_type=kv_type, **self._compute)
         self.tokenizer = _ext.Tokenizer(files.llm)
@@ -103,6 +104,7 @@ class MiniCPMO:
         device: str | None = None,
         n_batch: int = 512,
         kv_type: Literal["f32", "f16", "q8_0"] = "f16",
+        weight_format: WeightFormat = "auto",
         **kwargs: Any,
     ) -> MiniCPMO:
         """Opens a model directory in the layout of the official GGUF set, or downloads one from a hub.
@@ -119,6 +121,8 @@ class MiniCPMO:
             quant: which language model, if the directory holds several ("Q4_K_M").
             n_ctx: positions of context; prompt and answer together don't exceed it.
             n_threads, device, n_batch, kv_type: as for `LanguageModel`.
+            weight_format: how the encoders and the speech model hold float weights, as for `VisionEncoder`;
+                "q8_0" saves nearly half of their memory.
             kwargs: token, revision, cache_dir and local_files_only for the hub; and what only PyTorch heeds.
 
         Raises:
@@ -145,6 +149,7 @@ class MiniCPMO:
             kv_type=kv_type,
             n_threads=n_threads,
             device=device,
+            weight_format=weight_format,
         )
         if init_vision and files.vision is not None:
             self.init_vision()
@@ -161,14 +166,14 @@ class MiniCPMO:
         if self.vision is None:
             path = self._part("vision")
             check_model_files(self.files, ["vision"])
-            self.vision = VisionEncoder(path, **self._compute)
+            self.vision = VisionEncoder(path, weight_format=self._weight_format, **self._compute)
 
     def init_audio(self) -> None:
         """Loads the sound encoder, unless it is loaded. Raises ModelFileError if its file is missing."""
         if self.audio is None:
             path = self._part("audio")
             check_model_files(self.files, ["audio"])
-            self.audio = AudioEncoder(path, **self._compute)
+            self.audio = AudioEncoder(path, weight_format=self._weight_format, **self._compute)
 
     def init_tts(
         self,
@@ -191,7 +196,10 @@ class MiniCPMO:
         warn_unknown("init_tts", kwargs)
         if self._speaker is None:
             kv_type: Literal["f32", "f16"] = "f32" if self._kv_type == "f32" else "f16"
-            self._speaker = Speaker.load(self.files, model_dir, kv_type=kv_type, **self._compute)
+            # "auto" leaves the speech model's weights in its file, as F16.
+            speech: WeightFormat = "stored" if self._weight_format == "auto" else self._weight_format
+            options = {"kv_type": kv_type, "speech_format": speech, **self._compute}
+            self._speaker = Speaker.load(self.files, model_dir, **options)
         if n_timesteps is not None:
             self._speaker.use_steps(n_timesteps)
 

@@ -15,7 +15,7 @@ from omni.options import MODEL_OPTIONS, add_options
 from omni.prompts import mimic_messages, read_aloud_messages
 
 _OPTIONS = (
-    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
+    *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type", "weight_format",
     "n_predict", "seed", "mimic", "ref_audio", "output", "flow_steps", "json", "verbose",
 )  # fmt: skip
 _TEMPERATURE = 0.1  # as published for reading aloud

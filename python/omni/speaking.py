@@ -130,6 +130,7 @@ class Speaker:
         token2wav: str | os.PathLike[str] | None = None,
         *,
         kv_type: Literal["f32", "f16"] = "f16",
+        speech_format: WeightFormat = "stored",
         token2wav_format: WeightFormat = "auto",
         **compute: Any,
     ) -> Speaker:
@@ -140,7 +141,9 @@ class Speaker:
         if folder is None:
             raise ModelFileError(f"speech needs {files.directory / 'token2wav-gguf'}, which is not there")
         check_model_files(replace(files, token2wav=folder), ["speech"])
-        speech = SpeechModel(files.tts, files.projector, kv_type=kv_type, **compute)
+        speech = SpeechModel(
+            files.tts, files.projector, kv_type=kv_type, weight_format=speech_format, **compute
+        )
         return cls(speech, Token2Wav(folder, weight_format=token2wav_format, **compute), folder)
 
     # ---- the voice ----

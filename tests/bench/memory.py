@@ -51,7 +51,12 @@ def use(directory: Path, parts: tuple[str, ...], args: argparse.Namespace) -> di
     random = np.random.default_rng(0)
     options: dict[str, Any] = {f"init_{name}": part in parts for name, part in _INIT.items()}
     model = omni.MiniCPMO.from_pretrained(
-        directory, n_ctx=args.ctx, kv_type=args.kv, n_threads=args.threads, **options
+        directory,
+        n_ctx=args.ctx,
+        kv_type=args.kv,
+        weight_format=args.weights,
+        n_threads=args.threads,
+        **options,
     )
     model.llm.forward(np.arange(512), model.llm.new_cache())
     frame = random.integers(0, 256, (448, 448, 3), dtype=np.uint8)
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--sections", default=",".join(SECTIONS), help="of them: %(default)s")
     parser.add_argument("--ctx", type=int, default=8192, help="positions of context")
     parser.add_argument("--kv", default="f16", help="type of keys and values")
+    parser.add_argument("--weights", default="auto", help="format of the other networks' weights")
     parser.add_argument("--units", type=int, default=2, help="seconds of the session")
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -96,7 +102,7 @@ def main() -> None:
     if args.directory is not None:
         print(json.dumps(use(args.directory, SECTIONS[args.sections], args)))
         return
-    print(f"context {args.ctx}, keys and values {args.kv}; GB of 10^9 bytes")
+    print(f"context {args.ctx}, keys and values {args.kv}, weights {args.weights}; GB of 10^9 bytes")
     for quant in args.types:
         folder = Path(tempfile.mkdtemp(prefix="omni-memory-"))
         try:
@@ -111,7 +117,16 @@ def main() -> None:
 def measure(folder: Path, section: str, args: argparse.Namespace) -> str:
     """One line, from a process of its own."""
     command = [sys.executable, __file__, "--directory", str(folder), "--sections", section]
-    command += ["--ctx", str(args.ctx), "--kv", args.kv, "--units", str(args.units)]
+    command += [
+        "--ctx",
+        str(args.ctx),
+        "--kv",
+        args.kv,
+        "--units",
+        str(args.units),
+        "--weights",
+        args.weights,
+    ]
     command += ["--threads", str(args.threads)] if args.threads else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     values = json.loads(done.stdout)

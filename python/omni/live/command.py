@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
-    "input",
+    "weight_format", "input",
     adapted("video", help="video file as microphone and camera", repeat=False),
     "fast",
     adapted("prompt", help="what the model is to be", metavar="TEXT"),
