@@ -15,11 +15,11 @@
 #include "base/gguf_builder.h"
 #include "base/graph.h"
 #include "base/random_weights.h"
+#include "kernels/conv1d.h"
 #include "token2wav/fbank.h"
 #include "token2wav/prompt_mel.h"
 #include "token2wav/resample.h"
 #include "token2wav/s3_tokenizer.h"
-#include "token2wav/time_conv.h"
 #include <gtest/gtest.h>
 
 namespace omni {
@@ -59,26 +59,28 @@ TEST(S3Tokens, CountTernaryDigits) {
   EXPECT_EQ(s3_token_count(8), 2);
 }
 
-TEST(TimeConv, EqualsTheSum) {
+TEST(Conv1d, EqualsTheSum) {
   constexpr int64_t kTaps = 3, kIn = 5, kOut = 4, kRows = 17;
   GgufBuilder builder;
   builder.tensor("conv.weight", GGML_TYPE_F32, {kTaps, kIn, kOut});
   builder.tensor("conv.bias", GGML_TYPE_F32, {kOut});
   const auto file = builder.build("test", RandomWeights());
   const auto device = std::make_shared<Device>(DeviceOptions{.n_threads = 1});
-  Weights weights(file, device);
-  const TimeConv layer = load_time_conv(weights, "conv", kTaps, kIn, kOut, Bias::required);
-  weights.load();
   const std::vector<float> x = noise(kIn * kRows, 3);
   std::vector<float> kernel(kTaps * kIn * kOut);
   read_floats(file->tensor("conv.weight"), kernel.data());
-  const TimeConvShape shapes[] = {
-      {}, {.left = 1, .right = 1}, {.stride = 2, .left = 2}, {.dilation = 2, .right = 4}, {.stride = 3}};
-  for (const TimeConvShape& s : shapes) {
+  struct Shape {
+    int64_t stride, dilation, left, right;
+  };
+  for (const Shape& s : {Shape{1, 1, 0, 0}, {1, 1, 1, 1}, {2, 1, 2, 0}, {1, 2, 0, 4}, {3, 1, 0, 0}}) {
+    Weights weights(file, device);
+    const Conv1d layer = load_conv1d(weights, "conv", kTaps, kIn, kOut, {}, s.stride, s.dilation, Bias::none);
+    weights.load();
     Executor executor(device);
     const Graph graph(64);
     ggml_tensor* input = graph.input(GGML_TYPE_F32, {kIn, kRows}, "x");
-    ggml_tensor* output = graph.output(time_conv(graph.ctx(), layer, input, s), "y");
+    ggml_tensor* output =
+        graph.output(conv1d(graph.ctx(), layer, with_zeros(graph.ctx(), input, s.left, s.right)), "y");
     executor.place(graph);
     executor.set<float>(input, x);
     executor.compute(graph);

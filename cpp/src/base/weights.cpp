@@ -34,6 +34,11 @@ void convert_elements(ggml_type from, const void* source, ggml_type to, void* ta
   }
 }
 
+void read_floats(const GgufTensor& source, float* out) {
+  std::vector<float> unused;
+  convert_elements(source.type, source.data, GGML_TYPE_F32, out, source.elements(), unused);
+}
+
 Weights::Weights(std::shared_ptr<const GgufFile> file, std::shared_ptr<Device> device)
     : file_(std::move(file)), device_(std::move(device)) {}
 

@@ -84,4 +84,7 @@ class Weights {
 void convert_elements(ggml_type from, const void* source, ggml_type to, void* target, int64_t count,
                       std::vector<float>& scratch);
 
+// All elements of a stored tensor as F32.
+void read_floats(const GgufTensor& source, float* out);
+
 }  // namespace omni

@@ -50,12 +50,11 @@ ggml_tensor* by_panels(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x,
 }  // namespace
 
 Conv1d load_conv1d(Weights& weights, const std::string& name, int64_t kernel, int64_t in, int64_t out,
-                   const LinearPolicy& policy, int64_t stride, int64_t dilation) {
+                   const LinearPolicy& policy, int64_t stride, int64_t dilation, Bias bias) {
   const GgufTensor& source = weights.file().tensor(name + ".weight", {kernel, in, out});
   const auto fill = [&file = weights.file(), &source, kernel, in, out](float* to) {
     std::vector<float> from(static_cast<size_t>(source.elements()));
-    std::vector<float> unused;
-    convert_elements(source.type, source.data, GGML_TYPE_F32, from.data(), source.elements(), unused);
+    read_floats(source, from.data());
     for (int64_t o = 0; o < out; ++o) {
       for (int64_t i = 0; i < in; ++i) {
         for (int64_t k = 0; k < kernel; ++k) {
@@ -72,7 +71,8 @@ Conv1d load_conv1d(Weights& weights, const std::string& name, int64_t kernel, in
   LinearPolicy taps_policy = policy;
   taps_policy.panels = policy.panels && in % 2 == 0 && kernel < 256 && stride < 256 && dilation < 256;
   conv.taps = load_computed_linear(weights, name + ".taps", kernel * in, out, source.type, fill,
-                                   weights.f32(name + ".bias", {out}), taps_policy);
+                                   bias == Bias::required ? weights.f32(name + ".bias", {out}) : nullptr,
+                                   taps_policy);
   return conv;
 }
 
@@ -82,6 +82,10 @@ ggml_tensor* conv1d(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x) {
   const int64_t n_out = (x->ne[1] - conv.reach() - 1) / conv.stride + 1;
   const bool pointwise = conv.kernel == 1 && conv.stride == 1;
   return linear(ctx, conv.taps, pointwise ? x : unfold(ctx, conv, x, n_out));
+}
+
+ggml_tensor* with_zeros(ggml_context* ctx, ggml_tensor* x, int64_t before, int64_t behind) {
+  return ggml_pad_ext(ctx, x, 0, 0, static_cast<int>(before), static_cast<int>(behind), 0, 0, 0, 0);
 }
 
 ggml_tensor* conv1d_onto(ggml_context* ctx, const Conv1d& conv, ggml_tensor* x, ggml_tensor* to,

@@ -130,10 +130,9 @@ Linear load_joined_linear(Weights& weights, std::span<const std::string> names, 
   // Writes all parts of a kind under each other.
   const auto join = [&file, parts](const char* kind) {
     return [&file, parts, kind](float* to) {
-      std::vector<float> unused;
       for (const std::string& part : parts) {
         const GgufTensor& source = file.tensor(part + kind);
-        convert_elements(source.type, source.data, GGML_TYPE_F32, to, source.elements(), unused);
+        read_floats(source, to);
         to += source.elements();
         file.drop_pages(source);
       }
@@ -154,8 +153,7 @@ Linear load_linear(Weights& weights, const std::string& name, int64_t in, int64_
   const GgufTensor& source = weights.file().tensor(name + ".weight", {in, out});
   if (in_panels(weights.device(), source.type, in, policy)) {
     const auto fill = [&file = weights.file(), &source](float* to) {
-      std::vector<float> unused;
-      convert_elements(source.type, source.data, GGML_TYPE_F32, to, source.elements(), unused);
+      read_floats(source, to);
       file.drop_pages(source);
     };
     return load_computed_linear(weights, name + ".panels", in, out, source.type, fill,

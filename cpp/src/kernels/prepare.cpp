@@ -74,8 +74,7 @@ Snake load_snake(Weights& weights, const std::string& name, int64_t channels) {
   snake.alpha = weights.f32(name + ".alpha", {channels});
   const GgufTensor& source = weights.file().tensor(name + ".alpha", {channels});
   snake.inverse = weights.computed(name + ".inverse", {channels}, [&source, channels](float* out) {
-    std::vector<float> unused;
-    convert_elements(source.type, source.data, GGML_TYPE_F32, out, channels, unused);
+    read_floats(source, out);
     for (int64_t i = 0; i < channels; ++i) out[i] = 1.0F / (out[i] + 1e-9F);
   });
   return snake;

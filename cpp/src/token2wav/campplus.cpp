@@ -12,7 +12,6 @@ constexpr double kNormEps = 1e-5;
 constexpr int64_t kHeadRows = kSpeakerFeatures / 8;  // three convolutions of the head halve the frequencies
 constexpr int64_t kSegment = 100;                    // rows of one block of context
 constexpr int kDilations[] = {1, 2, 2};
-constexpr TimeConvShape kPointwise{};
 
 }  // namespace
 
@@ -23,11 +22,10 @@ SpeakerEncoder::SpeakerEncoder(const std::shared_ptr<const GgufFile>& file, std:
   head_channels_ = file->tensor("head.conv1.weight").ne[3];
   load_head();
   int64_t channels = file->tensor("xvector.tdnn.linear.weight").ne[2];
-  tdnn_ = load_time_conv(weights_, "xvector.tdnn.linear", 5, head_channels_ * kHeadRows, channels,
-                         Bias::required);
+  tdnn_ = load_conv1d(weights_, "xvector.tdnn.linear", 5, head_channels_ * kHeadRows, channels, {}, 2);
   for (size_t i = 0; i < blocks_.size(); ++i) channels = load_block(i, channels, kDilations[i]);
   width_ = file->tensor("xvector.dense.linear.weight").ne[2];
-  project_ = load_time_conv(weights_, "xvector.dense.linear", 1, 2 * channels, width_, Bias::none);
+  project_ = load_conv1d(weights_, "xvector.dense.linear", 1, 2 * channels, width_, {}, 1, 1, Bias::none);
   output_norm_ = load_norm("xvector.dense.nonlinear.batchnorm", width_, false);
   weights_.load();
 }
@@ -92,7 +90,6 @@ void SpeakerEncoder::load_head() {
 int64_t SpeakerEncoder::load_block(size_t number, int64_t channels, int dilation) {
   Weights& w = weights_;
   DenseBlock& block = blocks_[number];
-  block.dilation = dilation;
   const std::string prefix = str("xvector.block", number + 1, ".tdnnd");
   for (int i = 1; w.has(str(prefix, i, ".linear1.weight")); ++i) {
     const std::string place = str(prefix, i, ".");
@@ -100,11 +97,11 @@ int64_t SpeakerEncoder::load_block(size_t number, int64_t channels, int dilation
     const int64_t growth = w.file().tensor(place + "cam_layer.linear_local.weight").ne[2];
     DenseLayer& layer = block.layers.emplace_back();
     layer.norm = load_norm(place + "nonlinear1.batchnorm", channels, true);
-    layer.squeeze = load_time_conv(w, place + "linear1", 1, channels, bottleneck, Bias::required);
+    layer.squeeze = load_conv1d(w, place + "linear1", 1, channels, bottleneck);
     const std::string cam = place + "cam_layer.";
-    layer.local = load_time_conv(w, cam + "linear_local", 3, bottleneck, growth, Bias::none);
-    layer.context1 = load_time_conv(w, cam + "linear1", 1, bottleneck, bottleneck / 2, Bias::required);
-    layer.gate = load_time_conv(w, cam + "linear2", 1, bottleneck / 2, growth, Bias::required);
+    layer.local = load_conv1d(w, cam + "linear_local", 3, bottleneck, growth, {}, 1, dilation, Bias::none);
+    layer.context1 = load_conv1d(w, cam + "linear1", 1, bottleneck, bottleneck / 2);
+    layer.gate = load_conv1d(w, cam + "linear2", 1, bottleneck / 2, growth);
     channels += growth;
   }
   require(!block.layers.empty(), ErrorCode::format, w.file().path(), ": has no tensors ", prefix, "*");
@@ -112,7 +109,7 @@ int64_t SpeakerEncoder::load_block(size_t number, int64_t channels, int dilation
   block.norm = load_norm(transit + "nonlinear.batchnorm", channels, true);
   // The last block's normalisation is part of its convolution, hence the bias.
   const Bias bias = number + 1 == blocks_.size() ? Bias::required : Bias::none;
-  block.halve = load_time_conv(w, transit + "linear", 1, channels, channels / 2, bias);
+  block.halve = load_conv1d(w, transit + "linear", 1, channels, channels / 2, {}, 1, 1, bias);
   return channels / 2;
 }
 
@@ -132,16 +129,16 @@ ggml_tensor* SpeakerEncoder::residual(ggml_context* ctx, const Residual& layer, 
   return ggml_relu(ctx, ggml_add(ctx, y, x));
 }
 
-ggml_tensor* SpeakerEncoder::dense(ggml_context* ctx, const DenseLayer& layer, int dilation, ggml_tensor* x,
+ggml_tensor* SpeakerEncoder::dense(ggml_context* ctx, const DenseLayer& layer, ggml_tensor* x,
                                    const Segments& segments) {
   ggml_tensor* h = ggml_relu(ctx, affine(ctx, layer.norm, x));
-  h = ggml_relu(ctx, time_conv(ctx, layer.squeeze, h, kPointwise));
+  h = ggml_relu(ctx, conv1d(ctx, layer.squeeze, h));
   ggml_tensor* local =
-      time_conv(ctx, layer.local, h, {.dilation = dilation, .left = dilation, .right = dilation});
+      conv1d(ctx, layer.local, with_zeros(ctx, h, layer.local.dilation, layer.local.dilation));
   // The gate is the same for all rows of a segment, so it is computed once for each.
   ggml_tensor* context = ggml_mul_mat(ctx, ggml_cont(ctx, ggml_transpose(ctx, h)), segments.means);
-  ggml_tensor* gate = ggml_relu(ctx, time_conv(ctx, layer.context1, context, kPointwise));
-  gate = ggml_sigmoid(ctx, time_conv(ctx, layer.gate, gate, kPointwise));
+  ggml_tensor* gate = ggml_relu(ctx, conv1d(ctx, layer.context1, context));
+  gate = ggml_sigmoid(ctx, conv1d(ctx, layer.gate, gate));
   ggml_tensor* grown = ggml_mul(ctx, local, ggml_get_rows(ctx, gate, segments.index));
   return ggml_concat(ctx, x, grown, 0);
 }
@@ -180,13 +177,13 @@ std::vector<float> SpeakerEncoder::embed(Executor& executor, std::span<const flo
   for (const Residual& layer : residuals_) x = residual(ctx, layer, x);
   x = ggml_relu(ctx, image_conv(ctx, last_, x));
   x = ggml_cont(ctx, ggml_transpose(ctx, ggml_reshape_2d(ctx, x, frames, head_channels_ * kHeadRows)));
-  x = ggml_relu(ctx, time_conv(ctx, tdnn_, x, {.stride = 2, .left = 2, .right = 2}));
+  x = ggml_relu(ctx, conv1d(ctx, tdnn_, with_zeros(ctx, x, 2, 2)));
   for (const DenseBlock& block : blocks_) {
-    for (const DenseLayer& layer : block.layers) x = dense(ctx, layer, block.dilation, x, segments);
-    x = time_conv(ctx, block.halve, ggml_relu(ctx, affine(ctx, block.norm, x)), kPointwise);
+    for (const DenseLayer& layer : block.layers) x = dense(ctx, layer, x, segments);
+    x = conv1d(ctx, block.halve, ggml_relu(ctx, affine(ctx, block.norm, x)));
   }
   x = statistics(ctx, ggml_relu(ctx, x));
-  x = affine(ctx, output_norm_, time_conv(ctx, project_, x, kPointwise));
+  x = affine(ctx, output_norm_, conv1d(ctx, project_, x));
   ggml_tensor* output = graph.output(x, "embedding");
   executor.place(graph);
 

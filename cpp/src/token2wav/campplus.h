@@ -9,7 +9,7 @@
 
 #include "base/graph.h"
 #include "base/weights.h"
-#include "token2wav/time_conv.h"
+#include "kernels/conv1d.h"
 
 namespace omni {
 
@@ -51,15 +51,14 @@ class SpeakerEncoder {
   };
   struct DenseLayer {
     Affine norm;
-    TimeConv squeeze;         // in -> bottleneck
-    TimeConv local;           // bottleneck -> growth, 3 taps
-    TimeConv context1, gate;  // bottleneck -> half of it -> growth
+    Conv1d squeeze;         // in -> bottleneck
+    Conv1d local;           // bottleneck -> growth, 3 taps
+    Conv1d context1, gate;  // bottleneck -> half of it -> growth
   };
   struct DenseBlock {
     std::vector<DenseLayer> layers;
-    int dilation = 1;
     Affine norm;
-    TimeConv halve;
+    Conv1d halve;
   };
   // Blocks of 2 s: which one each row belongs to, and the weights of their means.
   struct Segments {
@@ -75,7 +74,7 @@ class SpeakerEncoder {
   static ggml_tensor* affine(ggml_context* ctx, const Affine& layer, ggml_tensor* x);
   static ggml_tensor* image_conv(ggml_context* ctx, const ImageConv& layer, ggml_tensor* x);
   static ggml_tensor* residual(ggml_context* ctx, const Residual& layer, ggml_tensor* x);
-  static ggml_tensor* dense(ggml_context* ctx, const DenseLayer& layer, int dilation, ggml_tensor* x,
+  static ggml_tensor* dense(ggml_context* ctx, const DenseLayer& layer, ggml_tensor* x,
                             const Segments& segments);
   static ggml_tensor* statistics(ggml_context* ctx, ggml_tensor* x);
 
@@ -84,9 +83,9 @@ class SpeakerEncoder {
   int64_t head_channels_ = 0;
   ImageConv first_, last_;
   std::array<Residual, 4> residuals_;
-  TimeConv tdnn_;
+  Conv1d tdnn_;
   std::array<DenseBlock, 3> blocks_;
-  TimeConv project_;
+  Conv1d project_;
   Affine output_norm_;
 };
 

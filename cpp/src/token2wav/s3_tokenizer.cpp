@@ -17,8 +17,6 @@ constexpr float kRopeBase = 10000.0F;
 constexpr float kAttnNormEps = 1e-6F;
 constexpr float kFfnNormEps = 1e-5F;
 
-constexpr TimeConvShape kHalving{.stride = 2, .left = 1, .right = 1};
-
 }  // namespace
 
 std::vector<int32_t> s3_tokens(std::span<const float> codes) {
@@ -47,8 +45,8 @@ S3Tokenizer::S3Tokenizer(const std::shared_ptr<const GgufFile>& file, std::share
   require(width_ % kHeadDim == 0 && width_ >= kHeadDim && mel_bins_ >= 1 && mel_bins_ <= 1000,
           ErrorCode::format, file->path(), ": tensor 'encoder.conv1.weight' has shape ", shape_text(first.ne),
           "; a width that is a multiple of ", kHeadDim, " was expected");
-  conv1_ = load_time_conv(w, "encoder.conv1", 3, mel_bins_, width_, Bias::required);
-  conv2_ = load_time_conv(w, "encoder.conv2", 3, width_, width_, Bias::required);
+  conv1_ = load_conv1d(w, "encoder.conv1", 3, mel_bins_, width_, {}, 2);
+  conv2_ = load_conv1d(w, "encoder.conv2", 3, width_, width_, {}, 2);
   const auto norm_of = [&](const std::string& name) {
     return Norm{w.f32(name + ".weight", {width_}), w.f32(name + ".bias", {width_})};
   };
@@ -121,8 +119,8 @@ std::vector<float> S3Tokenizer::codes(Executor& executor, std::span<const float>
   ggml_context* ctx = graph.ctx();
   ggml_tensor* input = graph.input(GGML_TYPE_F32, {mel_bins_, frames}, "mel");
   ggml_tensor* positions = graph.input(GGML_TYPE_I32, {n}, "positions");
-  ggml_tensor* x = ggml_gelu_erf(ctx, time_conv(ctx, conv1_, input, kHalving));
-  x = ggml_gelu_erf(ctx, time_conv(ctx, conv2_, x, kHalving));
+  ggml_tensor* x = ggml_gelu_erf(ctx, conv1d(ctx, conv1_, with_zeros(ctx, input, 1, 1)));
+  x = ggml_gelu_erf(ctx, conv1d(ctx, conv2_, with_zeros(ctx, x, 1, 1)));
   for (const Layer& layer : layers_) {
     x = ggml_add(ctx, x, attend(ctx, layer, norm(ctx, layer.attn_norm, x, kAttnNormEps), positions));
     ggml_tensor* h = norm(ctx, layer.ffn_norm, x, kFfnNormEps);

@@ -8,8 +8,8 @@
 
 #include "base/graph.h"
 #include "base/weights.h"
+#include "kernels/conv1d.h"
 #include "kernels/linear.h"
-#include "token2wav/time_conv.h"
 
 namespace omni {
 
@@ -54,7 +54,7 @@ class S3Tokenizer {
   Weights weights_;
   int64_t mel_bins_ = 0;
   int64_t width_ = 0;
-  TimeConv conv1_, conv2_;
+  Conv1d conv1_, conv2_;
   std::vector<Layer> layers_;
   Linear project_;
 };
