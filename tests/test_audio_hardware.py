@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 
 import pulse
 import pytest
+
+from omni.audio_io import load_recording
 
 SCENARIOS = Path(__file__).with_name("audio_scenarios.py")
 LIMIT = 150  # seconds for a scenario
@@ -140,3 +143,37 @@ def test_doctor_measures_the_echo_of_the_loop(server: pulse.Pulse) -> None:
     assert audio["echo"]["coupling_db"] == pytest.approx(0, abs=6)
     assert audio["echo"]["recommended"] in ("aec", "gate")
     assert "echo after" in done.stderr
+
+
+def test_a_conversation_through_microphone_and_loudspeaker(
+    server: pulse.Pulse, speech: Path, tiny_model_dir: Path, golden: Path, tmp_path: Path
+) -> None:
+    voice = golden / "inputs" / "ref.wav"
+    with subprocess.Popen(
+        [
+            sys.executable, "-m", "omni.live", "-m", str(tiny_model_dir), "-t", "1", "-c", "2048", "--json",
+            "--ref-audio", str(voice), "--steps", "1", "--record", str(tmp_path / "rec"),
+            "--force-listen", "1",
+        ],
+        env=server.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout
+        try:
+            for line in child.stdout:
+                event = json.loads(line)
+                if event["type"] == "start":  # the room hears a question
+                    player = subprocess.Popen(["paplay", str(speech)], env=server.environment)
+                if event["type"] == "unit" and event["unit"] >= 4:
+                    break
+            child.send_signal(signal.SIGINT)
+            _, errors = child.communicate(timeout=LIMIT)
+            player.wait(timeout=LIMIT)
+        finally:
+            child.kill()
+    assert child.returncode == 130, errors
+    assert "echo control: " in errors
+    assert "s heard" in errors
+    samples, rate = load_recording(tmp_path / "rec" / "conversation.wav")
+    assert len(samples) >= 4 * rate
+    assert abs(samples).max() > 0.01  # it heard the question, itself, or both

@@ -8,16 +8,18 @@ import sys
 from collections.abc import Iterator
 
 from omni.bench import Row, measure, table
+from omni.bench.live import LIVE, measure_live
 from omni.bench.machine import Machine
 from omni.bench.stages import STAGES, UNIT, MissingPartError, measure_units
 from omni.bench.unit import UnitRow, unit_table
 from omni.command import run_command
 from omni.errors import InvalidArgumentError
-from omni.options import MODEL_OPTIONS, add_options
+from omni.options import MODEL_OPTIONS, adapted, add_options
 
 _OPTIONS = (
     *MODEL_OPTIONS, "threads", "ctx_size", "batch_size", "device", "n_gpu_layers", "kv_type",
     "weight_format", "synthetic", "llm", "layers", "repeats", "seconds", "past", "flow_steps",
+    adapted("input", help="live: what the user says"), "ref_audio", "seed",
     "json", "verbose",
 )  # fmt: skip
 
@@ -30,8 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         "the weights' type, and reading memory.",
         allow_abbrev=False,
     )
-    names = f"{', '.join(STAGES)}; or {UNIT}, a whole second of full duplex"
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"what to measure: {names} (default: all)")
+    names = f"{', '.join(STAGES)}; {UNIT}, a whole second of full duplex (default: all of these); or {LIVE}"
+    what = f"what to measure: {names}, a conversation at real-time pace"
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=what)
     add_options(parser, _OPTIONS)
     return parser
 
@@ -41,11 +44,22 @@ def run(args: argparse.Namespace) -> None:
     if not args.synthetic and not args.model and not args.hf_repo:
         raise InvalidArgumentError("give a model with -m or -hf, or --synthetic minicpm-o-4.5")
     for stage in args.stages:
-        if stage not in (*STAGES, UNIT):
-            names = ", ".join((*STAGES, UNIT))
+        if stage not in (*STAGES, UNIT, LIVE):
+            names = ", ".join((*STAGES, UNIT, LIVE))
             raise InvalidArgumentError(f"there is no stage '{stage}'; there are {names}")
+    if LIVE in args.stages and (args.synthetic or len(args.stages) > 1):
+        raise InvalidArgumentError(
+            f"{LIVE} is measured alone and with a model's files; {UNIT} also with random weights"
+        )
     machine = Machine.measure(args.threads)
     print(machine, file=sys.stderr)
+    if LIVE in args.stages:
+        report = measure_live(args)
+        if args.json:
+            print(json.dumps({"machine": machine.as_dict(), "live": report.as_dict()}))
+        else:
+            print("\n".join(report.lines()))
+        return
 
     def rows() -> Iterator[Row]:
         for stage in args.stages or STAGES:
