@@ -71,7 +71,7 @@ struct OpenUnit {
 
 // What a session changes beside its window and the model's cache.
 struct DuplexProgress {
-  explicit DuplexProgress(DuplexSampler sampler_) : sampler(std::move(sampler_)) {}
+  explicit DuplexProgress(const DuplexSampler& sampler_) : sampler(sampler_) {}
 
   DuplexSampler sampler;
   std::vector<float> logits;  // of the next decision

@@ -268,7 +268,7 @@ std::unique_ptr<SpeechStream> SpeechStream::clone() const {
   Impl& s = *impl_;
   const std::lock_guard lock(s.mutex);
   auto copy = std::make_unique<Impl>(s.owner, s.model, s.options);
-  static_cast<SpeechProgress&>(*copy) = s;
+  static_cast<SpeechProgress&>(*copy) = static_cast<const SpeechProgress&>(s);
   copy->sampler = s.sampler;
   copy->window.copy_from(s.window);
   return std::unique_ptr<SpeechStream>(new SpeechStream(std::move(copy)));
