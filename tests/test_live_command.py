@@ -170,6 +170,15 @@ def test_errors(
     assert run.stdout == ""
 
 
+def test_what_fails_early_leaves_files_alone(tiny_model_dir: Path, question: Path, tmp_path: Path) -> None:
+    reply = tmp_path / "reply.wav"
+    reply.write_bytes(b"an older answer")
+    run = live("-m", tiny_model_dir, "-t", "1", "--input", question, "--fast", "--output", reply)
+    assert run.returncode == 2
+    assert "no voice to speak with" in run.stderr
+    assert reply.read_bytes() == b"an older answer"
+
+
 def test_lists() -> None:
     run = live("--list-presets")
     assert (run.returncode, run.stderr) == (0, "")

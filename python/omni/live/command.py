@@ -24,7 +24,15 @@ from omni.errors import DeviceError, InvalidArgumentError, ModelFileError, OmniE
 from omni.live.conversation import Conversation
 from omni.live.echo import EchoControl
 from omni.live.keyboard import Keyboard
-from omni.live.outputs import JsonLines, Loudspeaker, Output, Recording, SoundFile, VideoRecording
+from omni.live.outputs import (
+    JsonLines,
+    Loudspeaker,
+    Output,
+    Recording,
+    SoundFile,
+    VideoRecording,
+    refuse_recordings,
+)
 from omni.live.presets import Preset, find_preset, list_presets
 from omni.live.sources import (
     BLOCK,
@@ -131,6 +139,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidArgumentError("--fast reads a file: give --input or --video, too")
     if args.record_video and args.record is None:
         raise InvalidArgumentError("--record-video belongs to --record DIR: give the directory, too")
+    if args.record is not None:
+        refuse_recordings(Path(args.record))
     if args.output is not None and not args.tts:
         raise InvalidArgumentError("--output is for the model's sound, which --no-tts switches off")
     if args.output is not None and not Path(args.output).absolute().parent.is_dir():
@@ -165,8 +175,9 @@ class _Program:
         if pictures is not None:
             self._stack.enter_context(pictures)
             source = WithPictures(source, pictures)
-        outputs = self._outputs(model, options, speaker, source.name)
         session = DuplexSession(model, real_time=self._real_time, **options)
+        self._stack.callback(session.close)
+        outputs = self._outputs(model, options, speaker, source.name)
         self._conversation = Conversation(session, source, outputs, real_time=self._real_time)
         if speaker is not None:
             self._stack.enter_context(speaker)

@@ -140,6 +140,16 @@ class JsonLines(Output):
             self._file.close()
 
 
+SOUND_NAME, EVENTS_NAME, VIDEO_NAME = "conversation.wav", "timeline.jsonl", "conversation.mp4"
+
+
+def refuse_recordings(directory: Path) -> None:
+    """Raises InvalidArgumentError if a directory has recordings: they are not to be lost."""
+    for name in (SOUND_NAME, EVENTS_NAME, VIDEO_NAME):
+        if (directory / name).exists():
+            raise InvalidArgumentError(f"{directory / name} is there already; record to another directory")
+
+
 class Recording(Output):
     """A directory with `conversation.wav` (left the user, right the model) and `timeline.jsonl`.
 
@@ -148,18 +158,15 @@ class Recording(Output):
 
     def __init__(self, directory: str | os.PathLike[str], about: dict[str, Any]) -> None:
         self.directory = Path(directory)
-        wav, lines = self.directory / "conversation.wav", self.directory / "timeline.jsonl"
-        for path in (wav, lines):
-            if path.exists():
-                raise InvalidArgumentError(f"{path} is there already; record to another directory")
+        refuse_recordings(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._lines = JsonLines(lines.open("w", encoding="utf-8"), owned=True)
+            self._lines = JsonLines((self.directory / EVENTS_NAME).open("w", encoding="utf-8"), owned=True)
         except OSError as error:
             raise ModelFileError(
                 f"can't record to {os.fspath(directory)!r}: {error.strerror or error}"
             ) from error
-        self._wav = GrowingWav(wav, RATE, channels=2)
+        self._wav = GrowingWav(self.directory / SOUND_NAME, RATE, channels=2)
         self._lines.write({"type": "start", **about})
 
     def event(self, event: Event, at: float | None) -> None:
@@ -191,9 +198,7 @@ class VideoRecording(Output):
     _BLACK = (640, 360)
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._path = Path(directory) / "conversation.mp4"
-        if self._path.exists():
-            raise InvalidArgumentError(f"{self._path} is there already; record to another directory")
+        self._path = Path(directory) / VIDEO_NAME
         self._writer: Mp4Writer | None = None
         self._size = self._BLACK
         self._seen: list[tuple[float, Picture]] = []  # when, ascending
