@@ -12,7 +12,7 @@ from omni.errors import OutOfMemoryError
 from omni.model_files import PARTS, ModelFiles
 
 _VALUE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
-# Tensors of the side networks' files that nobody reads, or only a few rows of.
+# Tensors that nobody reads, or only a few rows of.
 _IDLE = {"token_embd.weight", "emb_text.weight", "projector_spk.linear1.weight", "resampler.pos_embed_k"}
 
 
@@ -63,7 +63,7 @@ def memory_needs(files: ModelFiles, n_ctx: int, kv_type: str, parts: Collection[
     if "speech" in parts:
         paths += [files.tts, *(sorted(files.token2wav.glob("*.gguf")) if files.token2wav else [])]
     return MemoryNeeds(
-        llm=llm.file_size,
+        llm=_used_bytes(files.llm),
         context=context_bytes(layers, heads, width, n_ctx, kv_type),
         parts=sum(_used_bytes(path) for path in paths if path is not None),
     )
