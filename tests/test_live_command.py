@@ -57,6 +57,9 @@ def check_events(lines: str) -> list[dict[str, Any]]:
     assert events[0]["type"] == "start"
     assert events[-1]["type"] == "end"
     for event in events[1:-1]:
+        if event["type"] == "notice":
+            assert event["text"]
+            continue
         assert event["type"] in {"state", "text", "audio", "turn_end", "unit", "degraded", "input_dropped"}
         assert isinstance(event["unit"], int)
         assert isinstance(event["epoch"], int)
@@ -134,6 +137,26 @@ def test_a_video_and_text_only(tiny_model_dir: Path, tmp_path: Path) -> None:
     assert "unit 0: " in run.stderr
     assert "s heard" in run.stderr.splitlines()[-1]
     assert run.stdout == ""
+
+
+def test_a_file_with_a_camera_keeps_its_pace(
+    tiny_model_dir: Path, question: Path, voice: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2")
+    camera = make_video(tmp_path / "camera.mkv", 60, 10, size=(64, 64), codec="mpeg4")
+    start = time.monotonic()
+    run = live(
+        "-m", tiny_model_dir, *QUIET, *voice, "--input", question, "--camera", camera, "--json",
+        "--output", tmp_path / "reply.wav", "--no-warmup", "--steps", "1",
+    )  # fmt: skip
+    taken = time.monotonic() - start
+    assert run.returncode == 0, run.stderr
+    events = check_events(run.stdout)
+    units = [event for event in events if event["type"] == "unit"]
+    assert taken >= len(units) - 0.1
+    assert "with vision, audio" in events[0]["model"]
+    seen = units[1]["cache_length"] - units[0]["cache_length"]
+    assert seen > 60 or not units[1]["is_listen"]  # 13 rows without a picture, 79 with one
 
 
 @pytest.mark.parametrize(

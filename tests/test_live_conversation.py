@@ -158,9 +158,16 @@ def test_real_time_keeps_its_pace() -> None:
 class Live(Sound):
     """A source that goes on until it is stopped."""
 
+    is_live = True
+
     def blocks(self, stop: threading.Event) -> Iterator[Block]:
         while not stop.wait(0.02):
             yield Block(np.zeros(HEARD // 10, np.float32))
+
+
+def test_real_time_needs_a_pace() -> None:
+    with session_of(ANSWER) as session, pytest.raises(omni.InvalidArgumentError, match="pace"):
+        Conversation(session, Sound(1), [], real_time=True)
 
 
 def test_an_interruption_silences_everything_at_once() -> None:

@@ -175,6 +175,8 @@ class _Program:
         if pictures is not None:
             self._stack.enter_context(pictures)
             source = WithPictures(source, pictures)
+        if self._is_file and self._real_time:
+            source = Paced(source)
         session = DuplexSession(model, real_time=self._real_time, **options)
         self._stack.callback(session.close)
         outputs = self._outputs(model, options, speaker, source.name)
@@ -195,7 +197,7 @@ class _Program:
         block = BLOCK if self._real_time else MODEL_RATE
         opened = AudioFile(args.input, block) if args.input is not None else VideoFile(args.video, block)
         self._stack.callback(opened.close)
-        return Paced(opened) if self._real_time else opened
+        return opened
 
     def _pictures(self) -> Any:
         if self._args.camera is None and self._args.screen is None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from omni.audio_io import MODEL_RATE
 from omni.duplex_events import AudioEvent, Event, UnitEvent
-from omni.errors import CancelledError, OmniError
+from omni.errors import CancelledError, InvalidArgumentError, OmniError
 from omni.live.outputs import Output
 from omni.live.sources import BLOCK, Block, Paced, Picture, Samples, Source
 from omni.live.timeline import Timeline
@@ -134,6 +134,8 @@ class Conversation:
     def __init__(
         self, session: Session, source: Source, outputs: Sequence[Output], *, real_time: bool
     ) -> None:
+        if real_time and not (source.is_live or isinstance(source, Paced)):
+            raise InvalidArgumentError("in real time a source is live, or has a pace: Paced(source)")
         self._session = session
         self._source = source
         self._outputs = outputs
