@@ -253,3 +253,10 @@ _WHEN = (
 def background_sentence(random_: random.Random) -> str:
     """A statement that asks for nothing."""
     return " ".join(random_.choice(part.split(";")) for part in (_WHO, _DID, _WHAT, _WHEN))
+
+
+def spoken_words() -> list[str]:
+    """Every word that can be heard."""
+    texts = [pair.question for pair in all_pairs()] + list(INTERRUPTIONS)
+    texts += [piece for part in (_WHO, _DID, _WHAT, _WHEN) for piece in part.split(";")]
+    return sorted({word for text in texts for word in text.split()})

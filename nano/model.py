@@ -126,6 +126,32 @@ class Projector(nn.Module):
         return result
 
 
+class Recogniser(nn.Module):
+    """Words that are heard, read from the first half of the layers. Helps training; left out after it."""
+
+    def __init__(self, s: Sizes, words: int) -> None:
+        super().__init__()
+        self.norm = RmsNorm(s.hidden_size, s.rms_norm_eps)
+        self.head = nn.Linear(s.hidden_size, words + 1)  # 0: no new word
+
+    def loss(self, half: Tensor, is_audio: Tensor, words: list[list[int]]) -> Tensor:
+        """CTC loss a word. half [batch, n, width], words: numbers from 1 of what each sequence says."""
+        scores = self.head(self.norm(half)).float().log_softmax(-1)
+        lengths = is_audio.sum(dim=1)
+        heard = [s[m] for s, m in zip(scores, is_audio, strict=True) if bool(m.any())]
+        texts = [w for w, n in zip(words, lengths.tolist(), strict=True) if n]
+        padded = nn.utils.rnn.pad_sequence(heard)
+        total = F.ctc_loss(
+            padded,
+            torch.tensor([w for text in texts for w in text]),
+            lengths[lengths > 0],
+            torch.tensor([len(text) for text in texts]),
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return total / max(1, sum(map(len, texts)))
+
+
 class Nano(nn.Module):
     """What is trained: `llm.*` and `audio_projection_layer.*` of the checkpoint."""
 
@@ -138,8 +164,8 @@ class Nano(nn.Module):
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, ids: Tensor, features: Tensor, is_audio: Tensor, rows: Tensor) -> Tensor:
-        """Logits of the rows asked for.
+    def forward(self, ids: Tensor, features: Tensor, is_audio: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the rows asked for, and all rows after the first half of the layers.
 
         ids [batch, n]; features [k, 384] of all audio rows in order; is_audio [batch, n]; rows: indices into
         the flattened batch.
@@ -149,11 +175,13 @@ class Nano(nn.Module):
             heard = F.dropout(self.audio_projection_layer(features), self.dropout, self.training)
             x = x.masked_scatter(is_audio.unsqueeze(-1), heard.to(x.dtype))
         cos, sin = self._angles(ids.shape[1])
-        for layer in self.llm.model.layers:
+        half = x
+        for i, layer in enumerate(self.llm.model.layers, start=1):
             x = layer(x, cos, sin)
+            if 2 * i == len(self.llm.model.layers):
+                half = x
         x = self.llm.model.norm(x.reshape(-1, x.shape[-1])[rows])
-        result: Tensor = self.llm.lm_head(x)
-        return result
+        return self.llm.lm_head(x), half
 
     def _angles(self, rows: int) -> tuple[Tensor, Tensor]:
         size = self.sizes.head_dim

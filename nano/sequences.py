@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nano.items import ROWS, Item, Question
-from nano.language import Pair, draw_pair
+from nano.language import Pair, draw_pair, spoken_words
 from nano.tokens import typed_forms
 from omni import _ext
 from omni.prompts import apply_chat_template, default_duplex_prompt
 
 _ROWS_A_UNIT = 10
+WORD_NUMBERS = {word: number for number, word in enumerate(spoken_words(), start=1)}
 # Decisions are few beside words and listening, and matter most.
 SPEAK_WEIGHT, LISTEN_WEIGHT = 4.0, 1.5
+# A result is a single word, but must be learned for every sum.
+_RESULT_WEIGHT = 3.0
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Sequence:
     features: NDArray[np.float16]
     targets: list[int]
     weights: list[float]
+    words: list[int]  # that are spoken, by their numbers from 1
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Batch:
     rows: Tensor
     targets: Tensor
     weights: Tensor
+    words: list[list[int]]
 
 
 class Sequencer:
@@ -54,6 +59,8 @@ class Sequencer:
             "<|audio_end|> <|tts_eos|> <|im_end|>"
         )
         self.id = {name: tokenizer.required_id(name) for name in names.split()}
+        self._think = tokenizer.required_id("<think>")
+        self._is = tokenizer.encode(" is")[0]
         self._texts: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -62,6 +69,10 @@ class Sequencer:
         if found is None:
             found = self._texts[text] = self.tokenizer.encode(text)
         return found
+
+    def _weight(self, token: int) -> float:
+        """Weight of what follows a token of an answer."""
+        return _RESULT_WEIGHT if token == self._is else 1.0
 
     def prompt(self) -> list[int]:
         """What a duplex session begins with."""
@@ -94,22 +105,27 @@ class Sequencer:
                     speaks = item.say[unit] is not None
                     add(self.id["<unk>"], says[0], SPEAK_WEIGHT if speaks else LISTEN_WEIGHT)
             for token, following in pairwise(says):
-                add(token, following, 1.0)
+                add(token, following, self._weight(token))
             add(says[-1])
             add(self.id["</unit>"])
-        return Sequence(ids, item.features[first * ROWS : last * ROWS], targets, weights)
+        spoken = sorted((h.start, h.question) for h in item.heard if h.kind != "armed" and first <= h.start)
+        texts = dict.fromkeys(spoken)  # an interruption may be a question, too
+        words = [WORD_NUMBERS[w] for start, text in texts if start < last - 1 for w in text.split()]
+        return Sequence(ids, item.features[first * ROWS : last * ROWS], targets, weights, words)
 
     def audio_chat(self, question: Question, random_: random.Random) -> Sequence:
         """A spoken question and its answer."""
         rows = len(question.features) // 5
         marks = "<|audio_start|>" + "<unk>" * rows + "<|audio_end|>"
         messages = [*_system(random_), {"role": "user", "content": marks}]
-        return self._answered(messages, question.pair.answer + "<|tts_eos|>", True, question.features)
+        sequence = self._answered(messages, question.pair.answer + "<|tts_eos|>", True, question.features)
+        sequence.words = [WORD_NUMBERS[w] for w in question.pair.question.split()]
+        return sequence
 
     def text_chat(self, pairs: list[Pair], random_: random.Random) -> Sequence:
         """A typed dialogue; its last answer is what counts."""
         messages = _system(random_)
-        for _ in range(random_.choice([0, 0, 0, 1, 2])):
+        for _ in range(random_.choice([0, 1, 2, 4, 6])):
             pair = draw_pair(random_, pairs)
             messages.append({"role": "user", "content": random_.choice(typed_forms(pair.question))})
             messages.append({"role": "assistant", "content": pair.answer})
@@ -125,8 +141,20 @@ class Sequencer:
         )
         head = self.tokenizer.encode(prompt)
         tail = [*self.encode(answer), self.id["<|im_end|>"]]
+        ids = head + tail[:-1]
         targets = [-1] * (len(head) - 1) + tail
-        return Sequence(head + tail[:-1], features, targets, [float(t >= 0) for t in targets])
+        self._add_earlier_answers(head, targets)
+        weights = [self._weight(i) if t >= 0 else 0.0 for i, t in zip(ids, targets, strict=True)]
+        return Sequence(ids, features, targets, weights, [])
+
+    def _add_earlier_answers(self, head: list[int], targets: list[int]) -> None:
+        """The answers of earlier turns are to be predicted, too."""
+        opener = self.tokenizer.encode("<|im_start|>assistant\n")
+        for at in range(len(head) - len(opener) - 1):
+            begin = at + len(opener)
+            if head[at:begin] == opener and head[begin] != self._think:
+                end = head.index(self.id["<|im_end|>"], begin)
+                targets[begin - 1 : end] = head[begin : end + 1]
 
 
 def _system(random_: random.Random) -> list[dict[str, str]]:
@@ -177,4 +205,5 @@ def collate(sequences: list[Sequence], unk: int) -> Batch:
                 targets.append(target)
                 weights.append(weight)
     features = torch.from_numpy(np.concatenate([s.features for s in sequences])).float()
-    return Batch(ids, features, is_audio, torch.tensor(rows), torch.tensor(targets), torch.tensor(weights))
+    numbers = (torch.tensor(rows), torch.tensor(targets), torch.tensor(weights))
+    return Batch(ids, features, is_audio, *numbers, [s.words for s in sequences])

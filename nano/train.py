@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from nano.checkpoint import Sizes
 from nano.items import Item, Question, load_shard
 from nano.language import all_pairs
-from nano.model import Nano
-from nano.sequences import Batch, Sequence, Sequencer, collate, first_units
+from nano.model import Nano, Recogniser
+from nano.sequences import WORD_NUMBERS, Batch, Sequence, Sequencer, collate, first_units
 from omni import _ext
 
 BATCH_ROWS = 3400
 _SAVE_EVERY, _REPORT_EVERY = 50, 10
+_RECOGNISE = 0.2  # weight of the recogniser's loss
 # Shares of steps.
-_DUPLEX, _AUDIO_CHAT = 0.72, 0.18
+_DUPLEX, _AUDIO_CHAT = 0.68, 0.16
 
 
 class Data:
@@ -70,11 +71,13 @@ class Data:
         return collate(sequences, self.sequencer.id["<unk>"])
 
 
-def run(model: Nano, batch: Batch) -> torch.Tensor:
-    """Logits [n, vocabulary] of the batch's rows."""
+def run(model: Nano, recogniser: Recogniser, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [n, vocabulary] of the batch's rows, and the loss of the words that are heard."""
     with torch.autocast("cpu", torch.bfloat16):
-        logits: torch.Tensor = model(batch.ids, batch.features, batch.is_audio, batch.rows)
-    return logits.float()
+        logits, half = model(batch.ids, batch.features, batch.is_audio, batch.rows)
+        spoken = bool(batch.is_audio.any())
+        words = recogniser.loss(half, batch.is_audio, batch.words) if spoken else torch.zeros(())
+    return logits.float(), words
 
 
 def make_optimizers(model: Nano) -> list[torch.optim.Optimizer]:
@@ -113,13 +116,16 @@ def main() -> None:
     sequencer = Sequencer(_ext.Tokenizer(next((options.work / "base-gguf").glob("*.gguf"))))
     data = Data(options.work / "features" / "train", sequencer)
     model = Nano(Sizes(), dropout=0.1)
+    recogniser = Recogniser(Sizes(), len(WORD_NUMBERS))
     optimizers = make_optimizers(model)
+    optimizers.append(torch.optim.AdamW(recogniser.parameters(), lr=3e-3, weight_decay=0.0))
     base_rates = [group["lr"] for o in optimizers for group in o.param_groups]
     step = 0
     state_path = folder / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         model.load_state_dict(state["model"])
+        recogniser.load_state_dict(state["recogniser"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step = state["step"]
@@ -136,10 +142,12 @@ def main() -> None:
             batch = data.batch(step)
             for group, base in zip((g for o in optimizers for g in o.param_groups), base_rates, strict=True):
                 group["lr"] = base * rate(step, options.steps, options.decay)
-            logits = run(model, batch)
+            logits, words = run(model, recogniser, batch)
             each = F.cross_entropy(logits, batch.targets, reduction="none")
             loss = (each * batch.weights).sum() / batch.weights.sum()
-            loss.backward()
+            (loss + _RECOGNISE * words).backward()
+            if batch.features.shape[0]:
+                losses.setdefault("recognise.loss", []).append(words.item())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
@@ -158,7 +166,7 @@ def main() -> None:
                 print(record, file=sys.stderr, flush=True)
                 losses.clear()
             if step % _SAVE_EVERY == 0 or step == last:
-                save(state_path, model, optimizers, step)
+                save(state_path, model, recogniser, optimizers, step)
 
 
 def _note(
@@ -176,10 +184,17 @@ def _note(
             losses.setdefault(f"{name}.hit", []).append(hit[mask].mean().item())
 
 
-def save(path: Path, model: Nano, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+def save(
+    path: Path, model: Nano, recogniser: Recogniser, optimizers: list[torch.optim.Optimizer], step: int
+) -> None:
     """Writes the state as a whole or not at all."""
     part = path.with_suffix(".part")
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
+    state = {
+        "model": model.state_dict(),
+        "recogniser": recogniser.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "step": step,
+    }
     torch.save(state, part)
     part.rename(path)
 

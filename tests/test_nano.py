@@ -219,7 +219,7 @@ def test_training_code_and_engine_agree(model_dir: Path) -> None:
     with torch.no_grad():
         nothing = torch.zeros(0, whisper.WIDTH)
         batch = torch.from_numpy(ids)[None]
-        logits = network(batch, nothing, torch.zeros(1, 60, dtype=torch.bool), torch.arange(60)).numpy()
+        logits = network(batch, nothing, torch.zeros(1, 60, dtype=torch.bool), torch.arange(60))[0].numpy()
     _, found = model.llm.forward(ids, model.llm.new_cache(), "all")
     np.testing.assert_allclose(found, logits, atol=2e-4 * np.abs(logits).max())
 
