@@ -25,7 +25,7 @@ class Sizes:
     head_dim: int = 64
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
-    max_position_embeddings: int = 4096
+    max_position_embeddings: int = 8192
     vocab_size: int = tokens.VOCABULARY
 
 

@@ -23,7 +23,7 @@ import omni
 from nano import sounds
 from nano.clips import clip_path, load_clips
 from nano.features import UNITS
-from nano.language import all_pairs
+from nano.language import all_pairs, draw_pair
 from nano.recordings import sum_recordings, word_recordings
 from nano.scenes import Heard, Scene, SceneMaker, due_unit
 from nano.voices import RATE, SPLITS
@@ -184,19 +184,39 @@ def _quiet(model: omni.MiniCPMO, work: Path, split: str, count: int, greedy: boo
 
 
 def _people(model: omni.MiniCPMO, greedy: bool) -> dict[str, object]:
-    """Recordings of people, each with 1.3 s to 4 s of faint noise behind it, five in a session."""
-    answers = {pair.question: pair.answer for pair in all_pairs()}
-    spoken = [*word_recordings(), *sum_recordings(60)]
-    clips = [(source, text, wave) for source, text, wave in spoken if text in answers]
-    random.Random("people").shuffle(clips)
+    """Recordings of people in a quiet room."""
+    return _quiet_room(model, [*word_recordings(), *sum_recordings(60)], greedy)
+
+
+def _clear(model: omni.MiniCPMO, work: Path, split: str, count: int, greedy: bool) -> dict[str, object]:
+    """Questions of every kind by each voice in a quiet room, as the synthesiser speaks."""
+    draws = random.Random("clear")
+    pairs = [pair for pair in all_pairs() if not pair.held and pair.kind not in ("bell", "long")]
+    spoken = []
+    for voice in (v for v in SPLITS[split] if clip_path(work, v).exists()):
+        clips = load_clips(work, voice)
+        chosen = [draw_pair(draws, pairs).question for _ in range(count)]
+        spoken += [(voice, text, clips[text]) for text in chosen if text in clips]
+    return _quiet_room(model, spoken, greedy)
+
+
+def _quiet_room(
+    model: omni.MiniCPMO, spoken: list[tuple[str, str, NDArray[np.float32]]], greedy: bool
+) -> dict[str, object]:
+    """Sources, questions and sounds, each with some 4 s of faint noise behind it, five in a session."""
+    pairs = {pair.question: pair for pair in all_pairs()}
+    clips = [(source, text, wave) for source, text, wave in spoken if text in pairs]
+    random.Random("order").shuffle(clips)
     draws = np.random.default_rng(7)
     tally, strays = Tally(), 0
     for first in range(0, len(clips), 5):
         heard, parts, at = [], [np.zeros(int(1.3 * RATE), np.float32)], 1.3
         for source, text, wave in clips[first : first + 5]:
             end = at + len(wave) / RATE
-            heard.append(Heard("recording", source, at, end, text, answers[text], False, due_unit(end)))
-            gap = np.zeros(int((4 - (len(wave) / RATE) % 1) * RATE), np.float32)
+            heard.append(
+                Heard(pairs[text].kind, source, at, end, text, pairs[text].answer, False, due_unit(end))
+            )
+            gap = np.zeros(int((4 - (len(wave) / RATE) % 1 + draws.uniform(0, 1)) * RATE), np.float32)
             parts += [wave, gap]
             at = end + len(gap) / RATE
         sound = np.concatenate(parts)
@@ -241,6 +261,7 @@ def main() -> None:
     parser.add_argument(
         "--people", action="store_true", help="recordings of people, where they are installed"
     )
+    parser.add_argument("--clear", type=int, default=0, help="questions by each voice in a quiet room")
     parser.add_argument("--greedy", action="store_true")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
@@ -252,6 +273,8 @@ def main() -> None:
         steps["quiet"] = lambda: _quiet(model, o.work, o.split, o.quiet, o.greedy)
     if o.people:
         steps["people"] = lambda: _people(model, o.greedy)
+    if o.clear:
+        steps["clear"] = lambda: _clear(model, o.work, o.split, o.clear, o.greedy)
     if o.minutes:
         steps["long"] = lambda: _hour(model, o.work, o.split, o.minutes, o.greedy)
     report: dict[str, object] = {"model": str(o.model), "split": o.split, "greedy": o.greedy}

@@ -212,9 +212,9 @@ def all_pairs() -> list[Pair]:
 
 # How often each kind is asked.
 KIND_WEIGHTS = {
-    "word": 3.0,
+    "word": 4.0,
     "sum": 4.0,
-    "repeat": 2.0,
+    "repeat": 3.0,
     "neighbour": 1.5,
     "animal": 0.6,
     "long": 1.8,

@@ -219,7 +219,7 @@ class _Composer:
         return at
 
     def _effect(self, at: float, name: str | None = None) -> float:
-        name = name or self.random.choice([*sounds.EFFECTS, "bell"])
+        name = name or self.random.choice([*sounds.EFFECTS, "bell", "bell"])
         sound = sounds.bell(self.draws) if name == "bell" else sounds.EFFECTS[name](self.draws)
         end = self._put(sound, at, self.level - self.random.uniform(0, 15))
         self.heard.append(Heard("effect", name, at, end))

@@ -26,7 +26,7 @@ BATCH_ROWS = 3400
 _SAVE_EVERY, _REPORT_EVERY = 50, 10
 _RECOGNISE = 0.2  # weight of the recogniser's loss
 # Shares of steps.
-_DUPLEX, _AUDIO_CHAT = 0.68, 0.16
+_DUPLEX, _AUDIO_CHAT = 0.62, 0.2
 
 
 class Data:

@@ -22,7 +22,11 @@ TRAIN = (
     "espeak/en-us", "espeak/en-gb", "espeak/en-us+f2", "espeak/en-us+m3", "espeak/en-gb+f4",
     "espeak/en-gb-x-rp+m7", "espeak/en-us+klatt2", "espeak/en-gb-scotland+f1", "espeak/en-us+Annie",
     "espeak/en-us+Alex", "espeak/en-gb+steph", "espeak/en-us+michael", "espeak/en-gb-x-gbclan+m1",
-    "espeak/en-us+linda",
+    "espeak/en-us+linda", "espeak/en-us+f1", "espeak/en-us+f3", "espeak/en-us+m1", "espeak/en-us+m2",
+    "espeak/en-us+m4", "espeak/en-us+m6", "espeak/en-gb+f2", "espeak/en-gb+f3", "espeak/en-gb+m3",
+    "espeak/en-us+Andrea", "espeak/en-us+Mike", "espeak/en-us+anika", "espeak/en-gb+antonio",
+    "espeak/en-us+benjamin", "espeak/en-us+caleb", "espeak/en-gb-scotland+m4", "espeak/en-gb-x-gbcwmd+f3",
+    "espeak/en-us+max", "espeak/en-us+travis", "espeak/en-gb-x-rp+f2",
 )  # fmt: skip
 DEV = ("espeak/en-us+f5", "espeak/en-gb-x-rp+Andy", "espeak/en-gb+m5")
 # slt of Festival has the speaker of Flite's, but another synthesiser; awb and joe share nothing with
