@@ -137,7 +137,7 @@ def main() -> None:
     begin = time.process_time()
     with (folder / "curve.jsonl").open("a") as curve:
         while step < last:
-            if step % _SAVE_EVERY == 0:
+            if step % _SAVE_EVERY == 0 or not data.items:
                 data.refresh()
             batch = data.batch(step)
             for group, base in zip((g for o in optimizers for g in o.param_groups), base_rates, strict=True):
