@@ -41,7 +41,7 @@ build() {  # preset, options
 asan() {
   step "the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer"
   build fuzz -DOMNI_BUILD_TESTS=ON  # the fuzzers' build has these sanitizers anyway
-  UBSAN_OPTIONS=print_stacktrace=1 "$work/fuzz/cpp/tests/omni_tests" --gtest_brief=1
+  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 "$work/fuzz/cpp/tests/omni_tests" --gtest_brief=1
 }
 
 tsan() {

@@ -39,8 +39,8 @@ typedef enum omni_status {
 
 /* "0.1.0" */
 OMNI_API const char* omni_version(void);
-/* A short name, such as "context full". */
-OMNI_API const char* omni_status_name(omni_status status);
+/* A short name of an omni_status, such as "context full"; "unknown status" for any other number. */
+OMNI_API const char* omni_status_name(int status);
 /* What went wrong in the last call of this thread that failed: which file, tensor or value, and what to do.
  * Valid until the thread's next failing call; never NULL. */
 OMNI_API const char* omni_last_error(void);

@@ -38,7 +38,7 @@ const char* omni_version(void) {
   return OMNI_VERSION;
 }
 
-const char* omni_status_name(omni_status status) {
+const char* omni_status_name(int status) {
   switch (status) {
     case OMNI_OK:
       return "ok";
