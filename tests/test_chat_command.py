@@ -196,11 +196,6 @@ def test_files_in_a_dialogue(tiny_model_dir: Path, golden: Path) -> None:
     assert terminal.close() == 0
 
 
-def hear_interrupts() -> None:
-    """Jobs in the background of a shell ignore Ctrl-C, and their children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Terminal:
     """A process at a terminal of its own."""
 
@@ -209,7 +204,6 @@ class Terminal:
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             stdin=child, stdout=child, stderr=child, env=environment(TERM="dumb"), start_new_session=True,
-            preexec_fn=hear_interrupts,
         )  # fmt: skip
         os.close(child)
         self.seen = ""
@@ -292,7 +286,6 @@ def test_interrupt_of_one_question(tiny_model_dir: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
-        preexec_fn=hear_interrupts,
     )
     assert process.stderr is not None
     process.stderr.readline()
