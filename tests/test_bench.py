@@ -270,7 +270,7 @@ def test_units_of_fewer_layers_are_scaled_up() -> None:
         run()
         return model.time - before
 
-    whole, scaled = (unit._LanguageModelTimes(model, take, 0, layers) for layers in (None, 36))  # type: ignore[arg-type]
+    whole, scaled = (unit.LanguageModelTimes(model, take, 0, layers) for layers in (None, 36))  # type: ignore[arg-type]
     assert whole.answer(6) == 7 * (4 + 100) + 2 * 4
     # As many calls as a session makes: the token that begins to speak, six more, and two that close the unit.
     assert model.calls == [(1, "last")] * 7 + [(2, "none")]
