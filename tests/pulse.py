@@ -35,7 +35,7 @@ class Pulse:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers. Raises RuntimeError with its log if it does not."""
         self.socket.unlink(missing_ok=True)
         modules = (
             f"module-native-protocol-unix socket={self.socket} auth-anonymous=1",
@@ -57,6 +57,7 @@ class Pulse:
             if self._process.poll() is not None:
                 break
             time.sleep(0.1)
+        self.kill()
         raise RuntimeError((self.directory / "pulseaudio.log").read_text(errors="replace"))
 
     def kill(self) -> None:
@@ -67,7 +68,8 @@ class Pulse:
             self._process = None
 
     def __enter__(self) -> Pulse:
-        self.start()
+        if self._process is None:
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
