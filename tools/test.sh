@@ -28,14 +28,13 @@ mkdir -p "$work"
 
 # One fetched copy of ggml serves every build.
 ggml="${OMNI_GGML_SOURCE:-$work/ggml}"
-cmake="$(command -v cmake || true)"
 
 build() {  # preset, options
   local python=python3
   if [ -x "$work/venv/bin/python" ]; then python="$work/venv/bin/python"; fi  # has pip in any case
   [ -f "$ggml/CMakeLists.txt" ] || "$python" ggml/fetch.py "$ggml"
-  "$cmake" --preset "$1" -B "$work/$1" -DOMNI_GGML_SOURCE="$ggml" "${@:2}"
-  "$cmake" --build "$work/$1"
+  cmake --preset "$1" -B "$work/$1" -DOMNI_GGML_SOURCE="$ggml" "${@:2}"
+  cmake --build "$work/$1"
 }
 
 asan() {
@@ -98,15 +97,16 @@ step "linters, formatters, types"
 (cd python && "$work/venv/bin/mypy" --config-file ../pyproject.toml -p omni)
 git ls-files '*.cpp' '*.h' '*.c' | xargs clang-format --dry-run --Werror
 
-cmake="$work/venv/bin/cmake"
-ctest="$work/venv/bin/ctest"
-"$python" -m pip install --quiet cmake ninja
+if ! command -v cmake > /dev/null || ! command -v ninja > /dev/null; then
+  "$python" -m pip install --quiet cmake ninja
+  PATH="$work/venv/bin:$PATH"
+fi
 
 step "the C++ library, installed, and a C program built against it"
 build release -DCMAKE_INSTALL_PREFIX="$work/prefix"
-"$ctest" --test-dir "$work/release" --output-on-failure
-"$cmake" --install "$work/release"
-(cd "$work" && OMNI_PREFIX="$work/prefix" CMAKE="$cmake" "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
+ctest --test-dir "$work/release" --output-on-failure
+cmake --install "$work/release"
+(cd "$work" && OMNI_PREFIX="$work/prefix" CMAKE=cmake "$python" -m pytest -c "$root/pyproject.toml" --rootdir "$root" \
   -q "$root/tests/test_c_interface.py")
 
 asan
