@@ -47,7 +47,7 @@ class AudioEncoder:
         weight_format: WeightFormat = "auto",
         repack: bool = True,
         kv_type: Literal["f32", "f16"] = "f16",
-        poll: int = 50,
+        poll: int = 1,
     ) -> None:
         self._encoder = _ext.AudioEncoder.open(
             os.fspath(gguf),
@@ -70,7 +70,7 @@ class AudioEncoder:
         weight_format: WeightFormat = "auto",
         repack: bool = True,
         kv_type: Literal["f32", "f16"] = "f16",
-        poll: int = 50,
+        poll: int = 1,
     ) -> AudioEncoder:
         """Make an encoder of MiniCPM-o 4.5's sizes with random weights of `type`, in memory."""
         self = cls.__new__(cls)

@@ -45,7 +45,7 @@ class LanguageModel:
         kv_type: Literal["f32", "f16", "q8_0"] = "f16",
         weight_format: Literal["stored", "bf16", "q8_0"] = "stored",
         repack: bool = True,
-        poll: int = 50,
+        poll: int = 1,
     ) -> None:
         self._model = _ext.LanguageModel.open(
             os.fspath(gguf),
@@ -72,7 +72,7 @@ class LanguageModel:
         kv_type: Literal["f32", "f16", "q8_0"] = "f16",
         weight_format: Literal["stored", "bf16", "q8_0"] = "stored",
         repack: bool = True,
-        poll: int = 50,
+        poll: int = 1,
     ) -> LanguageModel:
         """Make a model of MiniCPM-o 4.5's sizes with random weights of type `llm`, in memory."""
         self = cls.__new__(cls)

@@ -132,7 +132,7 @@ class SpeechModel:
         kv_type: Literal["f32", "f16", "q8_0"] = "f16",
         weight_format: WeightFormat = "stored",
         repack: bool = True,
-        poll: int = 50,
+        poll: int = 1,
     ) -> None:
         self._model = _ext.SpeechModel.open(
             os.fspath(tts_gguf),
@@ -158,7 +158,7 @@ class SpeechModel:
         kv_type: Literal["f32", "f16", "q8_0"] = "f16",
         weight_format: WeightFormat = "stored",
         repack: bool = True,
-        poll: int = 50,
+        poll: int = 1,
     ) -> SpeechModel:
         """Make a model of MiniCPM-o 4.5's sizes with random weights of type `tts`, in memory."""
         self = cls.__new__(cls)

@@ -90,7 +90,7 @@ class Token2Wav:
         weight_format: WeightFormat = "auto",
         n_threads: int | None = None,
         device: str | None = None,
-        poll: int = 50,
+        poll: int = 1,
     ) -> None:
         self._directory: str | None = os.fspath(model_dir)
         self._options: dict[str, Any] = {"n_threads": n_threads, "device": device, "poll": poll}
@@ -112,7 +112,7 @@ class Token2Wav:
         weight_format: WeightFormat = "auto",
         n_threads: int | None = None,
         device: str | None = None,
-        poll: int = 50,
+        poll: int = 1,
     ) -> Token2Wav:
         """Make networks of the published sizes with random weights, in memory, for measurements."""
         self = cls.__new__(cls)

@@ -47,7 +47,7 @@ class VisionEncoder:
         weight_format: WeightFormat = "auto",
         repack: bool = True,
         max_batch: int | None = None,
-        poll: int = 50,
+        poll: int = 1,
     ) -> None:
         self._encoder = _ext.VisionEncoder.open(
             os.fspath(gguf),
@@ -70,7 +70,7 @@ class VisionEncoder:
         weight_format: WeightFormat = "auto",
         repack: bool = True,
         max_batch: int | None = None,
-        poll: int = 50,
+        poll: int = 1,
     ) -> VisionEncoder:
         """Make an encoder of MiniCPM-o 4.5's sizes with random weights of `type`, in memory."""
         self = cls.__new__(cls)

@@ -50,7 +50,7 @@ class VoiceEncoder:
         whole_tail_block: bool = False,
         n_threads: int | None = None,
         device: str | None = None,
-        poll: int = 50,
+        poll: int = 1,
     ) -> None:
         tokenizer = _find_tokenizer(Path(model))
         self._encoder = _ext.VoiceEncoder.open(
@@ -72,7 +72,7 @@ class VoiceEncoder:
         repack: bool = True,
         n_threads: int | None = None,
         device: str | None = None,
-        poll: int = 50,
+        poll: int = 1,
     ) -> VoiceEncoder:
         """Make both networks at their published sizes with random weights, in memory."""
         self = cls.__new__(cls)

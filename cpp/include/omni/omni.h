@@ -97,7 +97,7 @@ typedef struct omni_model_params {
   int32_t n_ctx;             /* positions of a cache, default 4096 */
   int32_t n_batch;           /* rows computed at once, default 512 */
   int32_t n_threads;         /* 0: one for each physical core */
-  int32_t poll;              /* 0 (sleep) to 100 (spin), default 50 */
+  int32_t poll;              /* 0 (sleep) to 100 (spin), default 1 */
   const char* device;        /* name of a device, "gpu", or NULL for the processor */
   const char* kv_type;       /* "f32", "f16" (default) or "q8_0" */
   const char* weight_format; /* "stored" (default), "bf16" or "q8_0": how float weights are held */
@@ -135,7 +135,7 @@ typedef struct omni_vision omni_vision;
 
 typedef struct omni_vision_params {
   int32_t n_threads;  /* 0: one for each physical core */
-  int32_t poll;       /* 0 (sleep) to 100 (spin), default 50 */
+  int32_t poll;       /* 0 (sleep) to 100 (spin), default 1 */
   const char* device; /* name of a device, "gpu", or NULL for the processor */
   const char*
       weight_format; /* "stored", "bf16", "q8_0", or "auto" (default): F16 as BF16 where that is fast */
@@ -179,7 +179,7 @@ typedef struct omni_audio_stream omni_audio_stream;
 
 typedef struct omni_audio_params {
   int32_t n_threads;  /* 0: one for each physical core */
-  int32_t poll;       /* 0 (sleep) to 100 (spin), default 50 */
+  int32_t poll;       /* 0 (sleep) to 100 (spin), default 1 */
   const char* device; /* name of a device, "gpu", or NULL for the processor */
   const char*
       weight_format;   /* "stored", "bf16", "q8_0", or "auto" (default): F16 as BF16 where that is fast */
